@@ -1,0 +1,96 @@
+"""What every model offers: named sites, representations of a batch at those sites, and edits there."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+#: Roles of a token row.
+ROLES = ("image", "text", "special", "answer")
+
+
+@dataclass(frozen=True)
+class TokenSelection:
+    """Which token rows of a site are kept.
+
+    ``pooling``: ``"cls"`` (class token), ``"mean"`` (over the included tokens), ``"eot"`` (end-of-text token),
+    ``"tokens"`` (every included token a row), or ``"default"``: ``cls`` for vision towers that have a class token and
+    ``mean`` for those without, ``eot`` for text. ``include``: ``"content"`` leaves out padding, begin-of-text and
+    template tokens, ``"all"`` keeps all but padding.
+    """
+
+    pooling: str = "default"
+    include: str = "content"
+
+
+@dataclass
+class Batch:
+    """Model inputs, by stream: ``vision`` ``(b, 3, height, width)`` pixels, ``language`` ``(c, length)`` token ids."""
+
+    vision: torch.Tensor | None = None
+    language: torch.Tensor | None = None
+
+
+@dataclass
+class Rows:
+    """Rows of one site: ``values (r, d)``, ``sample (r,)`` (number within the stream's items), ``position (r,)``.
+
+    Position −1 is pooled. Token rows also carry ``token (r,)`` (id, −1 for image patches) and ``role (r,)`` (index
+    into :data:`ROLES`).
+    """
+
+    values: torch.Tensor
+    sample: torch.Tensor
+    position: torch.Tensor
+    token: torch.Tensor | None = None
+    role: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a model: ``width`` and the path of the original module that is read there."""
+
+    width: int
+    module: str
+    aligned: bool = field(default=False)  # whether the streams share one space here
+
+
+class Model(ABC):
+    """A model whose original modules are hooked, never rewritten.
+
+    Construction is cheap (no weights, no heavy import) so that a run can be fingerprinted; ``load`` brings the weights.
+    """
+
+    @abstractmethod
+    def sites(self) -> dict[str, Site]:
+        """Every site by name, ``stream.layer[.part]``."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of weights, architecture, tokenizer and preprocessing, without loading the weights."""
+
+    @abstractmethod
+    def load(self, device: str = "cpu", dtype: str = "float32") -> None:
+        """Load the weights once, in evaluation mode."""
+
+    @abstractmethod
+    def prepare(
+        self, images: np.ndarray | Sequence[Image.Image] | None = None, texts: Sequence[str] | None = None
+    ) -> Batch:
+        """Preprocess images and tokenize texts, by the model's own transform and tokenizer."""
+
+    @abstractmethod
+    def represent(self, batch: Batch, sites: Iterable[str], tokens: TokenSelection | None = None) -> dict[str, Rows]:
+        """Run the model no further than needed and return the rows of each site."""
+
+    @abstractmethod
+    def edit(self, site: str, function: Callable[[Any], Any]) -> AbstractContextManager[None]:
+        """Within the context, replace the hidden states ``(b, s, d)`` at a site by ``function`` of them."""

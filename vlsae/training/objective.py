@@ -1,0 +1,46 @@
+"""What the training loop asks of an objective."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Loss(NamedTuple):
+    """``total`` is differentiated; ``parts`` are logged (name → scalar tensor)."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Objective(nn.Module, ABC):
+    """Something to minimise: a dictionary on representations or a learner on samples."""
+
+    #: ``"representations"``: batches map stream → (n, d); ``"samples"``: batches are model inputs.
+    source: str = "representations"
+
+    @abstractmethod
+    def loss(self, batch: Any, step: int = 0) -> Loss:
+        """Return the loss of a batch at a step."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return optimiser groups; a group may set its own ``lr_scale`` and ``weight_decay``."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        """Return the method's own optimiser over the groups; Adam without weight decay unless overridden."""
+        return torch.optim.Adam(groups, lr=lr)
+
+    def after_step(self, step: int) -> None:
+        """Keep constraints after an optimiser step; nothing by default."""
+
+    def product(self) -> Any:
+        """Return what the training made: a dictionary or a model."""
+        return self
+
+
+Streams = Mapping[str, Tensor]
