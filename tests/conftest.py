@@ -1,0 +1,33 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Pin torch to one thread: on a shared machine waiting threads cost more than they bring."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Return the folder of real data that lies beside the checkout; skip where there is none."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data folder {SHARED_DATA} is not here")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def runs_dir(tmp_path, monkeypatch) -> Path:
+    """Return an empty runs folder that VLSAE_RUNS points to."""
+    folder = tmp_path / "runs"
+    monkeypatch.setenv("VLSAE_RUNS", str(folder))
+    return folder
