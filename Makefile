@@ -1,0 +1,41 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+help:  ## explain the targets
+	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+install: $(STAMP)  ## make .venv and install the project with its tools
+
+demo: $(STAMP)  ## extract the bundled CLIP's representations, train VL-SAE on them, show the result
+	$(BIN)/vlsae train model=clip
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest tests
+
+format: $(STAMP)  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP)  ## check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## check types
+	$(BIN)/mypy
+
+check: lint types test  ## lint, types and tests
+
+bench: $(STAMP)  ## measure the hot paths beside their peers
+	$(BIN)/python benchmarks/extract.py
+
+bundled: $(STAMP)  ## train the bundled models again
+	$(BIN)/python scripts/make_bundled.py
+
+.PHONY: help install demo test format lint types check bench bundled

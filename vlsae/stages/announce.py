@@ -1,0 +1,65 @@
+"""The last lines of a command: what came out and where it lies."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlsae.runs import Run
+
+#: Metrics shown first, in this order; the others follow in the summary's own order.
+FIRST = (
+    "explained_variance/vision",
+    "explained_variance/language",
+    "l0/vision",
+    "dead/vision",
+    "dead/language",
+    "consistency",
+    "consistency/shuffled",
+    "intra_sim",
+    "inter_sim",
+    "recovery/auroc",
+    "recovery_random/auroc",
+    "recovery_units/auroc",
+    "recovery_pca/auroc",
+    "recovery_ceiling/auroc",
+)
+
+#: Lines of the table; a longer summary is cut and says so.
+MOST = 24
+
+
+def announce(run: Run) -> None:
+    """Print the run's main numbers and its folder."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    summary = run.path / "summary.json"
+    metrics = json.loads(summary.read_text())["metrics"] if summary.exists() else {}
+    names = [name for name in FIRST if name in metrics] + [name for name in metrics if name not in FIRST]
+    table = Table(title=run.id + (" (partial: --limit)" if run.manifest.get("partial") else ""), title_justify="left")
+    for heading, side in (("metric", "left"), ("value", "right"), ("95 % interval", "right"), ("unit", "left")):
+        table.add_column(heading, justify=side, overflow="fold")
+    for name in names[:MOST]:
+        table.add_row(name, *_cells(metrics[name]))
+    console.print(table)
+    if len(names) > MOST:
+        console.print(f"… and {len(names) - MOST} more in summary.json")
+    report = run.path / "report.html"
+    console.print(f"run    {run.path}", soft_wrap=True)
+    if report.exists():
+        console.print(f"report {report}", soft_wrap=True)
+
+
+def _cells(metric: dict) -> tuple[str, str, str]:
+    low, high = metric["low"], metric["high"]
+    interval = "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+    return _number(metric["value"]), interval, metric["unit"]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1 else f"{value:.4g}"

@@ -1,0 +1,157 @@
+"""extract: run a model over a dataset and store its representations."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlsae.stages.hardware import device_of, use_hardware
+from vlsae.stages.launch import Estimate, Step
+
+if TYPE_CHECKING:
+    from vlsae.datasets.base import Dataset
+    from vlsae.models.base import TokenSelection
+    from vlsae.representations import Store
+    from vlsae.runs import Run
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+#: Rows that are timed before a plan says how long an extraction takes.
+TIMED_ROWS = 64
+
+
+def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the upstream stages: none."""
+    return []
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """Return the default name of the run."""
+    from vlsae.config import part_name
+
+    return f"{part_name(config['model'])}-{part_name(config['dataset'])}"
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the numbers that come out, besides weights and data."""
+    settings = config["extract"]
+    return {
+        "sites": _as_list(settings["sites"]),
+        "tokens": dict(settings["tokens"]),
+        "dtype": settings["dtype"],
+        "shard_samples": settings["shard_samples"],
+        "split": dict(config["split"]),
+        "limit": config["limit"],
+    }
+
+
+def digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the content digests of weights and data."""
+    from vlsae.config import build
+
+    return {"model": build(config["model"]).digest(), "dataset": build(config["dataset"]).digest()}
+
+
+def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
+    """Tell whether a finished run holds the sites and rows of a step, and maybe more."""
+    have, want = manifest["identity"], step.identity
+    if manifest["digests"] != step.digests:
+        return False
+    if any(have.get(name) != want[name] for name in want if name not in ("sites", "limit")):
+        return False
+    if have["limit"] is not None and (want["limit"] is None or want["limit"] > have["limit"]):
+        return False
+    return set(want["sites"]) <= set(have["sites"]) | set(have.get("expanded_sites", ()))
+
+
+def estimate(config: Mapping[str, Any]) -> Estimate:
+    """Return rows, bytes, memory and time, from a timed forward pass over a few rows."""
+    from vlsae.config import build
+    from vlsae.models import expand_sites
+    from vlsae.representations.extraction import numbered, prepare
+
+    model, dataset = build(config["model"]), build(config["dataset"])
+    settings = config["extract"]
+    sites = expand_sites(model, settings["sites"])
+    samples = min(len(dataset), config["limit"] or len(dataset))
+    if samples == 0:
+        return Estimate(0, 0, 0, 0.0)
+    model.load(device_of(config), config["hardware"]["dtype"])
+    rows = numbered(dataset, range(min(TIMED_ROWS, samples)))
+    start = time.perf_counter()
+    found = model.represent(prepare(model, dataset, rows, sites), sites, selection(settings))
+    seconds = (time.perf_counter() - start) * samples / len(rows.samples)
+    size = {"bfloat16": 2, "float16": 2, "float32": 4}[settings["dtype"]]
+    stored = sum(found[site].values.numel() for site in sites) * size * samples // len(rows.samples)
+    shard = min(settings["shard_samples"], samples)
+    return Estimate(samples, stored, stored * shard // samples, seconds)
+
+
+def run(config: Mapping[str, Any], run: Run) -> None:
+    """Store the representations of every sample at the wanted sites."""
+    from vlsae.config import build
+    from vlsae.models import expand_sites
+    from vlsae.representations import Store
+    from vlsae.representations.extraction import extract_rows
+
+    model, dataset, settings = build(config["model"]), build(config["dataset"]), config["extract"]
+    device = use_hardware(config, run)
+    model.load(device, config["hardware"]["dtype"])
+    sites = expand_sites(model, settings["sites"])
+    samples = min(len(dataset), config["limit"] or len(dataset))
+    path = run.path / "representations"
+    extract_rows(
+        model,
+        dataset,
+        path,
+        sites=sites,
+        tokens=selection(settings),
+        samples=samples,
+        split=config["split"],
+        dtype=settings["dtype"],
+        batch_size=settings["batch_size"],
+        shard_samples=settings["shard_samples"],
+        thumbnails=settings["thumbnails"],
+        attributes=digests(config),
+    )
+    run.update_identity(expanded_sites=sites)
+    _summarise(run, Store.open(path), dataset)
+
+
+def selection(settings: Mapping[str, Any]) -> TokenSelection:
+    """Return the token selection of an ``extract`` node."""
+    from vlsae.models import TokenSelection
+
+    return TokenSelection(**settings["tokens"])
+
+
+def _summarise(run: Run, store: Store, dataset: Dataset) -> None:
+    from vlsae.runs import Measure
+
+    streams = dict.fromkeys(site.split(".")[0] for site in store.sites)
+    metrics = {f"rows/{stream}": Measure(store.row_table(stream).num_rows, "rows") for stream in streams}
+    metrics["samples"] = Measure(store.samples.num_rows, "samples")
+    metrics["pairs"] = Measure(len(store.pairs), "pairs")
+    metrics["skipped"] = Measure(len(dataset.skipped), "samples")
+    for site, info in store.sites.items():
+        metrics[f"width/{site}"] = Measure(info.width, "dimensions")
+    metrics["stored"] = Measure(_bytes(store.path), "bytes")
+    for skipped in dataset.skipped[:20]:
+        logger.warning("left out %s: %s", skipped.row, skipped.reason)
+    run.write_summary(metrics)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(os.path.getsize(entry) for entry in folder.rglob("*") if entry.is_file())
+
+
+def _as_list(sites: str | Sequence[str]) -> list[str]:
+    if isinstance(sites, str):
+        return [sites]
+    return [str(site) for site in sites] if isinstance(sites, Sequence) else [str(sites)]

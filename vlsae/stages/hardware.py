@@ -1,0 +1,34 @@
+"""From the hardware node to a device and its threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from vlsae.errors import UserError
+
+if TYPE_CHECKING:
+    from vlsae.runs import Run
+
+
+def device_of(config: Mapping[str, Any]) -> str:
+    """Return the device that the hardware node means."""
+    import torch
+
+    device = config["hardware"]["device"]
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def use_hardware(config: Mapping[str, Any], run: Run) -> str:
+    """Set threads, note device and threads in the run, and return the device."""
+    import torch
+
+    device, threads = device_of(config), config["hardware"]["threads"]
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"hardware.device={device}, and no CUDA device is visible here.", "Use hardware=cpu.")
+    if threads:
+        torch.set_num_threads(threads)
+    run.set_device(device, torch.get_num_threads())
+    return device

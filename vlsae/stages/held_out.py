@@ -1,0 +1,102 @@
+"""Scoring a trained dictionary on the held-out rows of a store."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vlsae.representations import Store
+    from vlsae.runs import Measure, Run
+
+logger = logging.getLogger(__name__)
+
+#: Held-out samples below which concept recovery is not scored.
+FEWEST_FOR_RECOVERY = 100
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out rows: ``values`` by stream ``(n, d)``; where ``paired``, row i of each stream is one pair.
+
+    ``samples`` is the store's table of the samples that the vision (else only) stream's rows belong to.
+    """
+
+    values: dict[str, Tensor]
+    samples: Any
+    paired: bool
+
+    def mapped(self, encode: Callable[[Tensor, str], Tensor]) -> HeldOut:
+        """Return the same rows seen through an encoder of ``(values, stream)``."""
+        return replace(self, values={stream: encode(x, stream) for stream, x in self.values.items()})
+
+
+def rows(store: Store, sites: Mapping[str, str], *, paired: bool, limit: int, seed: int) -> HeldOut:
+    """Return at most ``limit`` rows a stream of the validation split, the same for every run of a seed."""
+    generator = np.random.default_rng(seed)
+    if len(sites) > 1 and paired:
+        chosen = _some(_one_caption_each(store), limit, generator)
+        by_stream = {"vision": chosen[:, 0], "language": chosen[:, 1]}
+    else:
+        by_stream = {stream: _some(store.split_rows(stream, "validation"), limit, generator) for stream in sites}
+    values = {stream: store.read(sites[stream], numbers) for stream, numbers in by_stream.items()}
+    first = next(iter(by_stream))
+    owner = store.row_table(first)["sample"].to_numpy()[by_stream[first]]
+    return HeldOut(values, store.samples.take(owner), paired and len(sites) > 1)
+
+
+def measure(dictionary: Any, held_out: HeldOut, config: Mapping[str, Any], run: Run) -> dict[str, Measure]:
+    """Return every number of the summary that is measured on held-out rows."""
+    from vlsae.dictionaries.evaluation import evaluate
+
+    settings, seed = config["train"]["evaluate"], config["seed"]
+    metrics = dict(
+        evaluate(dictionary, held_out.values, paired=held_out.paired, seed=seed, bootstrap=settings["bootstrap"])
+    )
+    return metrics | _recovery(dictionary, held_out, config, run)
+
+
+def write_concepts(
+    dictionary: Any, store: Store, sites: Mapping[str, str], auxiliary: Any, items: int, run: Run
+) -> None:
+    """Write ``concepts.jsonl``: each concept's statistics and most activating items over the whole store."""
+    from vlsae.dictionaries.concepts import top_items
+
+    encode = None if auxiliary is None else auxiliary.encode
+    with (run.path / "concepts.jsonl").open("w", encoding="utf-8") as file:
+        for concept in top_items(dictionary, store, sites, items=items, encode=encode):
+            file.write(json.dumps(concept, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _recovery(dictionary: Any, held_out: HeldOut, config: Mapping[str, Any], run: Run) -> dict[str, Measure]:
+    """Score how well single concepts find the world's own factors, where the dataset knows them."""
+    from vlsae.config import target_class
+    from vlsae.dictionaries.recovery import recover
+
+    factors_of = getattr(target_class(config["dataset"]), "factors", None)
+    if factors_of is None or not held_out.paired or held_out.samples.num_rows < FEWEST_FOR_RECOVERY:
+        return {}
+    result = recover(dictionary, held_out.values, factors_of(held_out.samples), seed=config["seed"])
+    result.write(run.path / "tables")
+    return result.metrics()
+
+
+def _one_caption_each(store: Store) -> np.ndarray:
+    """Return held-out pairs with one caption an image, so that no image counts twice."""
+    splits = np.asarray(store.row_table("vision")["split"].to_pylist())
+    pairs = store.pairs[splits[store.pairs[:, 0]] == "validation"]
+    _, first = np.unique(pairs[:, 0], return_index=True)
+    return pairs[np.sort(first)]
+
+
+def _some(rows: np.ndarray, limit: int, generator: np.random.Generator) -> np.ndarray:
+    if len(rows) <= limit:
+        return rows
+    return rows[np.sort(generator.choice(len(rows), limit, replace=False))]

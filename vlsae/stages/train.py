@@ -1,0 +1,275 @@
+"""train: fit an objective, a dictionary on representations or a learner on raw samples."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlsae.errors import UserError
+from vlsae.stages.hardware import use_hardware
+from vlsae.stages.launch import Estimate, Step
+from vlsae.stages.upstream import require
+
+if TYPE_CHECKING:
+    from vlsae.dictionaries.auxiliary import AuxiliaryAutoencoder
+    from vlsae.runs import Run
+    from vlsae.training.fitting import FitResult
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+#: Settings of the train node that change nothing in what is learned.
+NOT_IDENTITY = ("log_every", "checkpoint_every", "evaluate")
+
+
+def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the upstream stages with their configurations: the extraction of the sites trained on."""
+    if config.get("run") or source(config) == "samples":
+        return []
+    return [("extract", _extraction(config))]
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """Return the default name of the run."""
+    from vlsae.config import part_name
+
+    return "-".join(part_name(config[part]) for part in ("model", "dataset", "objective"))
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the numbers that come out, besides weights and data."""
+    return {
+        "objective": dict(config["objective"]),
+        "train": {name: value for name, value in config["train"].items() if name not in NOT_IDENTITY},
+        "seed": config["seed"],
+        "limit": config["limit"],
+        "split": dict(config["split"]),
+        "run": config.get("run"),
+    }
+
+
+def digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return content digests of what this stage reads itself: the data, where a learner trains on samples."""
+    from vlsae.config import build
+
+    return {"dataset": build(config["dataset"]).digest()} if source(config) == "samples" else {}
+
+
+def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
+    """Tell whether another run than the one with the step's fingerprint will do: no."""
+    return False
+
+
+def estimate(config: Mapping[str, Any]) -> Estimate:
+    """Return the cost of a training: unknown until its upstream rows are there."""
+    return Estimate()
+
+
+def source(config: Mapping[str, Any]) -> str:
+    """Return what the objective learns from: ``representations`` or ``samples``."""
+    from vlsae.config import target_class
+
+    own = target_class(config["objective"]).source
+    asked = config["train"]["source"]
+    if asked not in ("auto", own):
+        raise UserError(
+            f"train.source={asked}, and objective {config['objective']['_target_']} learns from {own}.",
+            f"Use train.source={own} or leave it at auto.",
+        )
+    return own
+
+
+def run(config: Mapping[str, Any], run: Run) -> None:
+    """Train, evaluate on held-out rows, and write what came out."""
+    import torch
+
+    use_hardware(config, run)
+    torch.manual_seed(config["seed"])
+    if source(config) == "samples":
+        from vlsae.stages.train_learner import train_learner
+
+        train_learner(config, run)
+    else:
+        train_dictionary(config, run)
+
+
+def train_dictionary(config: Mapping[str, Any], run: Run) -> None:
+    """Train a dictionary on the stored representations of an extraction."""
+    from vlsae.config import build
+    from vlsae.reporting import write_report
+    from vlsae.representations import Store
+    from vlsae.stages import held_out
+
+    settings = config["train"]
+    upstream = require("extract", _extraction(config), run)
+    store = Store.open(upstream.path / "representations")
+    if config["limit"] is not None:
+        store = store.limit(config["limit"])
+    sites = sites_by_stream(store, settings["sites"])
+    readers = _readers(store, sites, config)
+    auxiliary = None
+    if _needs_auxiliary(store, sites, settings):
+        auxiliary = _fit_auxiliary(store, sites, config, run)
+        readers = {split: reader.mapped(auxiliary.encode) for split, reader in readers.items()}
+        auxiliary.save_pretrained(run.path / "auxiliary")
+    width = auxiliary.width if auxiliary is not None else _common_width(store, sites)
+    objective = build(config["objective"], width=width)
+    result = _fit(objective, readers, config, run)
+    dictionary = objective.product().eval()
+    dictionary.save_pretrained(run.path / "dictionary")
+    _describe_input(run.path / "dictionary", upstream.id, sites, auxiliary is not None)
+    rows = held_out.rows(
+        store, sites, paired=not settings["unpaired"], limit=settings["evaluate"]["rows"], seed=config["seed"]
+    )
+    if auxiliary is not None:
+        rows = rows.mapped(auxiliary.encode)
+    metrics = held_out.measure(dictionary, rows, config, run)
+    metrics |= _training_metrics(result)
+    run.write_summary(metrics)
+    held_out.write_concepts(dictionary, store, sites, auxiliary, settings["evaluate"]["concepts"], run)
+    write_report(run.path)
+
+
+def sites_by_stream(store: Any, wanted: str | list[str]) -> dict[str, str]:
+    """Return the one site of each stream that a dictionary trains on.
+
+    Raises :class:`~vlsae.errors.UserError` where the store lacks the site or two sites of one stream are asked for.
+    """
+    names = [wanted] if isinstance(wanted, (str, int)) else list(wanted)
+    streams = list(dict.fromkeys(site.split(".")[0] for site in store.sites))
+    chosen: dict[str, str] = {}
+    for name in map(str, names):
+        own = [f"{stream}.{name}" for stream in streams if name.split(".")[0] not in streams] or [name]
+        for site in own:
+            if site not in store.sites:
+                raise UserError(
+                    f"train.sites={wanted}: the extraction holds no site {site!r}.",
+                    f"It holds {', '.join(store.sites)}; name one a stream, or extract more with extract.sites=[…].",
+                )
+            stream = site.split(".")[0]
+            if chosen.setdefault(stream, site) != site:
+                raise UserError(f"train.sites={wanted} names two sites of {stream}.", "Name one site a stream.")
+    return chosen
+
+
+def _extraction(config: Mapping[str, Any]) -> dict[str, Any]:
+    extract = dict(config["extract"])
+    if extract["sites"] == "embedding" and config["train"]["sites"] != "embedding":
+        extract["sites"] = config["train"]["sites"]
+    kept = {name: value for name, value in config.items() if name not in ("train", "objective")}
+    return {**kept, "stage": "extract", "name": None, "extract": extract, "run": config.get("run")}
+
+
+def _readers(store: Any, sites: Mapping[str, str], config: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    from vlsae.representations import Reader
+
+    settings = {**config["train"], **changes}
+    common = {
+        "batch_size": settings["batch_size"],
+        "seed": config["seed"],
+        "paired": len(sites) > 1 and not settings["unpaired"],
+    }
+    return {
+        "train": Reader(store, dict(sites), split="train", shuffle=settings["shuffle"], **common),
+        "validation": Reader(store, dict(sites), split="validation", shuffle=False, **common),
+    }
+
+
+def _needs_auxiliary(store: Any, sites: Mapping[str, str], settings: Mapping[str, Any]) -> bool:
+    aligned = all(site.endswith(".embedding") for site in sites.values())
+    widths = {store.sites[site].width for site in sites.values()}
+    choice = settings["auxiliary"]
+    if choice == "never" and len(sites) > 1 and len(widths) == 1 and not aligned:
+        logger.warning("%s are not aligned, and train.auxiliary=never", " and ".join(sites.values()))
+    if choice == "always" and len(sites) < 2:
+        raise UserError("train.auxiliary=always needs two streams.", "Leave train.auxiliary at auto.")
+    return choice == "always" or (choice == "auto" and len(sites) > 1 and not aligned)
+
+
+def _common_width(store: Any, sites: Mapping[str, str]) -> int:
+    widths = {site: store.sites[site].width for site in sites.values()}
+    if len(set(widths.values())) > 1:
+        words = ", ".join(f"{site} is {width} wide" for site, width in widths.items())
+        raise UserError(
+            f"A shared dictionary needs one width: {words}.", "Use train.auxiliary=auto, or sites of equal width."
+        )
+    return next(iter(widths.values()))
+
+
+def _fit_auxiliary(store: Any, sites: Mapping[str, str], config: Mapping[str, Any], run: Run) -> AuxiliaryAutoencoder:
+    from vlsae.dictionaries import AuxiliaryAutoencoder
+
+    settings = dict(config["train"]["auxiliary_autoencoder"])
+    widths = {stream: store.sites[site].width for stream, site in sites.items()}
+    auxiliary = AuxiliaryAutoencoder(
+        widths["vision"],
+        widths["language"],
+        settings["width"] or max(widths.values()),
+        similarity=settings["similarity"],
+        temperature=settings["temperature"],
+    )
+    readers = _readers(store, sites, config, batch_size=settings["batch_size"])
+    training = {"epochs": settings["epochs"], "lr": settings["lr"], "schedule": "cosine", "warmup_epochs": 0}
+    _fit(auxiliary, readers, config, run, prefix="auxiliary", **training)
+    return auxiliary.eval().requires_grad_(False)
+
+
+def _fit(
+    objective: Any,
+    readers: Mapping[str, Any],
+    config: Mapping[str, Any],
+    run: Run,
+    prefix: str = "",
+    **changes: Any,
+) -> FitResult:
+    from vlsae.progress import progress
+    from vlsae.training import fit
+
+    settings = {**config["train"], **changes}
+    folder = run.path / "checkpoints" / prefix if prefix else run.path / "checkpoints"
+    names = f"{prefix}/" if prefix else ""
+
+    def log(step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        run.log_metrics(step, epoch, split, **{names + name: value for name, value in values.items()})
+
+    total = settings["epochs"] * readers["train"].steps_per_epoch
+    with progress(prefix or "train", total, "steps") as advance:
+        return fit(
+            objective,
+            readers["train"],
+            epochs=settings["epochs"],
+            lr=settings["lr"],
+            schedule=settings["schedule"],
+            warmup_epochs=settings["warmup_epochs"],
+            run_directory=folder,
+            log=log,
+            validation=readers["validation"],
+            patience=settings["patience"],
+            checkpoint_every=settings["checkpoint_every"],
+            log_every=settings["log_every"],
+            clip=settings["clip"],
+            seed=config["seed"],
+            resume=True,
+            progress=advance,
+            on_resume=lambda step: run.truncate_metrics(step),
+        )
+
+
+def _training_metrics(result: FitResult) -> dict[str, Any]:
+    from vlsae.runs import Measure
+
+    return {
+        "steps": Measure(result.steps, "steps"),
+        "best_epoch": Measure(result.best_epoch, "epochs"),
+        "loss/validation": Measure(result.best_loss, "squared units"),
+    }
+
+
+def _describe_input(folder: Path, extraction: str, sites: Mapping[str, str], auxiliary: bool) -> None:
+    """Write beside the weights which representations they read, for those who load the dictionary elsewhere."""
+    facts = {"extraction": extraction, "sites": dict(sites), "auxiliary": auxiliary}
+    (folder / "input.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,0 +1,96 @@
+"""Finding, or making, the runs that a stage reads from."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlsae.errors import UserError
+from vlsae.stages.launch import ASK_ABOVE, Step, describe, execute, stage_module
+
+if TYPE_CHECKING:
+    from vlsae.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+def find(root: Path, step: Step) -> Run | None:
+    """Return the newest finished run that holds what a step asks for."""
+    from vlsae.runs import find_done
+
+    module = stage_module(step.stage)
+
+    def serves(manifest: dict[str, Any]) -> bool:
+        return manifest["fingerprint"] == step.fingerprint or module.serves(step, manifest, root)
+
+    return find_done(root, step.stage, serves)
+
+
+def require(stage: str, config: Mapping[str, Any], run: Run) -> Run:
+    """Return the upstream run of ``stage`` that ``run`` reads from, made first where it is missing.
+
+    Processes that need the same one wait for the first. Raises :class:`~vlsae.errors.UserError` where
+    ``upstream=require`` forbids making it.
+    """
+    from vlsae.runs import Run as RunType
+    from vlsae.runs import fingerprint_lock, resolve
+
+    if config.get("run"):
+        found = RunType.open_done(resolve(config["run"], run.root, stage))
+        run.add_parent(found.id)
+        return found
+    step = describe(stage, config)
+    with fingerprint_lock(run.root, step.fingerprint):
+        found = None if config["force"] else find(run.root, step)
+        if found is None:
+            if config["upstream"] == "require":
+                raise UserError(
+                    f"upstream=require, and no finished {stage} run fits this configuration.",
+                    f"Run `vlsae {stage}` with the same settings first, or leave upstream=auto.",
+                )
+            found = _make(run, step)
+        else:
+            logger.info("reusing %s", found.id)
+    run.add_parent(found.id)
+    return found
+
+
+def confirm(root: Path, step: Step, config: Mapping[str, Any]) -> None:
+    """Ask before upstream work of more than ten minutes; without a terminal ``--yes`` is needed."""
+    if config["yes"] or config["upstream"] == "require" or config.get("run"):
+        return
+    missing = [parent for parent in step.parents if config["force"] or find(root, parent) is None]
+    seconds = {parent.stage: stage_module(parent.stage).estimate(parent.config).seconds or 0.0 for parent in missing}
+    if sum(seconds.values()) <= ASK_ABOVE:
+        return
+    words = ", ".join(f"{stage} (about {value / 60:.0f} minutes)" for stage, value in seconds.items())
+    mend = "Go ahead with --yes, look with --dry-run, or make it smaller with --limit N."
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UserError(f"This needs upstream work first: {words}.", mend)
+    from rich.prompt import Confirm
+
+    if not Confirm.ask(f"This needs upstream work first: {words}. Go ahead?", default=False):
+        raise UserError("Nothing was started.", mend)
+
+
+def _make(run: Run, step: Step) -> Run:
+    from vlsae.config import stored_yaml
+    from vlsae.runs import find_interrupted
+    from vlsae.worker import run_stage
+
+    interrupted = find_interrupted(run.root, step.stage, lambda m: m["fingerprint"] == step.fingerprint)
+    if interrupted is not None:
+        logger.info("resuming %s", interrupted)
+        return run_stage(interrupted, root=run.root)
+    logger.info("making %s/%s", step.stage, step.name)
+    return execute(
+        run.root,
+        step,
+        stored_yaml(step.config),
+        run.manifest["overrides"],
+        run.manifest["command"],
+        run.manifest["choices"],
+    )
