@@ -1,0 +1,54 @@
+"""Dictionaries: sets of concepts, learned from representations, that rows are coded in."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlsae.dictionaries.auxiliary import AuxiliaryAutoencoder
+    from vlsae.dictionaries.base import Dictionary, SparseCode
+    from vlsae.dictionaries.codebook import codebook_snap
+    from vlsae.dictionaries.pretrained import from_pretrained
+    from vlsae.dictionaries.prototype import prototype_loss
+    from vlsae.dictionaries.sae_d import SAED
+    from vlsae.dictionaries.sae_s import SAES
+    from vlsae.dictionaries.similarity import IntraInter, intra_inter_similarity
+    from vlsae.dictionaries.top_k import TopK
+    from vlsae.dictionaries.vl_sae import VLSAE
+
+_HOMES = {
+    "AuxiliaryAutoencoder": "auxiliary",
+    "Dictionary": "base",
+    "IntraInter": "similarity",
+    "SAED": "sae_d",
+    "SAES": "sae_s",
+    "SparseCode": "base",
+    "TopK": "top_k",
+    "VLSAE": "vl_sae",
+    "codebook_snap": "codebook",
+    "from_pretrained": "pretrained",
+    "intra_inter_similarity": "similarity",
+    "prototype_loss": "prototype",
+}
+
+__all__ = [
+    "SAED",
+    "SAES",
+    "VLSAE",
+    "AuxiliaryAutoencoder",
+    "Dictionary",
+    "IntraInter",
+    "SparseCode",
+    "TopK",
+    "codebook_snap",
+    "from_pretrained",
+    "intra_inter_similarity",
+    "prototype_loss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"vlsae.dictionaries.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'vlsae.dictionaries' has no attribute {name!r}")

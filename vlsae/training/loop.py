@@ -1,0 +1,245 @@
+"""The one training loop, for every objective."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vlsae.errors import UserError, unknown
+from vlsae.training.checkpoint import Checkpoints, State
+from vlsae.training.objective import Loss, Objective
+from vlsae.training.rows import InvalidRows, check_batch, count_rows, tensors, to_device
+from vlsae.training.schedule import epoch_factors
+from vlsae.training.step import build_optimizer, set_learning_rate, train_step
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+
+#: Rows from which an objective sets what it measures before its first step.
+INITIAL_ROWS = 8192
+
+Log = Callable[[int, float, str, dict[str, float]], None]
+
+
+class BatchReader(Protocol):
+    """Batches by step number; ``describe`` names the rows of a batch where a mask is true."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def batch(self, step: int) -> Any: ...
+
+    def describe(self, step: int, mask: Any) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training came to: ``best_epoch`` counts from 1; ``history`` holds the validation values of each epoch.
+
+    Without validation ``best_epoch`` is the last and ``best_loss`` None.
+    """
+
+    steps: int
+    best_epoch: int
+    best_loss: float | None
+    history: list[dict[str, float]]
+
+
+def fit(
+    objective: Objective,
+    reader: BatchReader,
+    *,
+    epochs: int,
+    lr: float,
+    schedule: str = "fixed",
+    warmup_epochs: int = 2,
+    run_directory: Path | None = None,
+    log: Log | None = None,
+    validation: BatchReader | None = None,
+    patience: int | None = None,
+    checkpoint_every: int | None = None,
+    log_every: int = 10,
+    clip: float | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    precision: str = "float32",
+    progress: Callable[[int, str], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
+) -> FitResult:
+    """Minimise an objective over ``epochs`` passes of a reader and leave the best weights in it.
+
+    ``run_directory`` takes the checkpoints: every ``checkpoint_every`` steps and at each epoch's end; ``resume`` goes
+    on from the latest and tells ``on_resume`` its step. ``log(step, epoch, split, values)`` gets every ``log_every``-th
+    step and each epoch's validation means; steps are counted when done. Best is the lowest validation loss;
+    ``patience`` epochs without a better one end the training. ``progress(steps, note)`` hears of steps done.
+
+    Raises ``ValueError``, the weights as before the step, where a batch, the loss or a gradient is not finite.
+    """
+    factors = epoch_factors(schedule, epochs, warmup_epochs)
+    _check_numbers(log_every=log_every, checkpoint_every=checkpoint_every, patience=patience, clip=clip)
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    length = reader.steps_per_epoch
+    if length < 1:
+        raise UserError("There is no row to train on.", "Check the split, the limit and the sites.")
+    if validation is not None and validation.steps_per_epoch < 1:
+        logger.warning("There is no validation row: the last weights count as the best.")
+        validation = None
+    torch.manual_seed(seed)
+    optimizer = build_optimizer(objective, lr)
+    checkpoints = Checkpoints(run_directory, objective, optimizer)
+    total = epochs * length
+    state = _begin(checkpoints, objective, reader, resume, total, on_resume)
+    if progress is not None and state.step:
+        progress(state.step, "")
+    objective.train()
+    while state.step < total and not _has_stopped(state, patience):
+        step, epoch = state.step, state.step // length
+        set_learning_rate(optimizer, lr * factors[epoch])
+        loss = _step(objective, reader, optimizer, step, clip, PRECISIONS[precision])
+        state.step += 1
+        epoch_ends = state.step % length == 0
+        if log is not None and (state.step % log_every == 0 or epoch_ends or step == 0):
+            log(state.step, state.step / length, "train", {**_values(loss), "lr": lr * factors[epoch]})
+        if progress is not None:
+            progress(1, "")
+        if epoch_ends and validation is not None:
+            means = validate(objective, validation, seed=seed, autocast=PRECISIONS[precision])
+            _judge(state, epoch + 1, means, checkpoints)
+            if log is not None:
+                log(state.step, float(epoch + 1), "validation", means)
+        if epoch_ends or (checkpoint_every is not None and state.step % checkpoint_every == 0):
+            checkpoints.save(state)
+    if state.best_epoch is not None:
+        checkpoints.load_best()
+    return FitResult(state.step, state.best_epoch or state.step // length, state.best_loss, state.history)
+
+
+def validate(
+    objective: Objective, reader: BatchReader, *, seed: int = 0, autocast: torch.dtype | None = None
+) -> dict[str, float]:
+    """Return the means over rows of the loss and its parts on one pass of a reader, without changing anything.
+
+    Random draws within are the same at every call, and leave the generator as it was.
+    """
+    device = next(objective.parameters()).device
+    was_training = objective.training
+    objective.eval()
+    sums: dict[str, float] = {}
+    rows = 0
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+            torch.manual_seed(seed)
+            for step in range(reader.steps_per_epoch):
+                batch = to_device(reader.batch(step), device)
+                with (
+                    _named_rows(reader, step),
+                    torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+                ):
+                    check_batch(batch)
+                    values = _values(objective.loss(batch, step))
+                n = count_rows(batch)
+                rows += n
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + n * value
+    finally:
+        objective.train(was_training)
+    return {name: value / rows for name, value in sums.items()}
+
+
+@contextmanager
+def _named_rows(reader: BatchReader, step: int) -> Iterator[None]:
+    """Within the context, name rows at fault as the reader describes them."""
+    try:
+        yield
+    except InvalidRows as error:
+        names = reader.describe(step, error.mask.cpu().numpy())
+        raise InvalidRows(error.what, error.stream, error.mask, list(names)) from error
+
+
+def _begin(
+    checkpoints: Checkpoints,
+    objective: Objective,
+    reader: BatchReader,
+    resume: bool,
+    total: int,
+    on_resume: Callable[[int], None] | None,
+) -> State:
+    """Return the state to go on from: of the latest checkpoint, or of an objective that measured its first rows."""
+    if not resume and checkpoints.numbered():
+        raise UserError(
+            f"{checkpoints.folder} already holds checkpoints.", "Resume from them, or name an empty folder."
+        )
+    state = checkpoints.restore() if resume else None
+    if state is not None:
+        if on_resume is not None and state.step < total:
+            on_resume(state.step)
+        return state
+    initialize = getattr(objective, "initialize", None)
+    if initialize is not None:
+        rows = _first_rows(reader, next(objective.parameters()).device)
+        with torch.no_grad():
+            initialize(rows)
+    return State()
+
+
+def _first_rows(reader: BatchReader, device: torch.device) -> dict[str, Tensor]:
+    batches: list[dict[str, Tensor]] = []
+    rows = 0
+    for step in range(reader.steps_per_epoch):
+        batch = reader.batch(step)
+        with _named_rows(reader, step):
+            check_batch(batch)
+        batches.append(tensors(batch))
+        rows += count_rows(batch)
+        if rows >= INITIAL_ROWS:
+            break
+    return {stream: torch.cat([batch[stream] for batch in batches]).to(device) for stream in batches[0]}
+
+
+def _step(
+    objective: Objective,
+    reader: BatchReader,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    clip: float | None,
+    autocast: torch.dtype | None,
+) -> Loss:
+    batch = to_device(reader.batch(step), next(objective.parameters()).device)
+    with _named_rows(reader, step):
+        return train_step(objective, batch, optimizer, step, clip=clip, autocast=autocast)
+
+
+def _judge(state: State, epoch: int, means: dict[str, float], checkpoints: Checkpoints) -> None:
+    """Write an epoch's validation into the state, and keep the weights where none were better."""
+    loss = means["loss"]
+    if loss != loss or loss == float("inf"):
+        raise UserError(f"The validation loss after epoch {epoch} is {loss}.", "Lower the learning rate or set clip.")
+    state.history.append({"epoch": epoch, "step": state.step, **means})
+    if state.best_loss is None or loss < state.best_loss:
+        state.best_epoch, state.best_loss, state.waited = epoch, loss, 0
+        checkpoints.save_best(epoch)
+    else:
+        state.waited += 1
+
+
+def _has_stopped(state: State, patience: int | None) -> bool:
+    return patience is not None and state.waited >= patience
+
+
+def _values(loss: Loss) -> dict[str, float]:
+    return {"loss": loss.total.item(), **{name: value.item() for name, value in loss.parts.items()}}
+
+
+def _check_numbers(**numbers: float | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and not value > 0:
+            raise UserError(f"{name} must be above 0; got {value}.")

@@ -1,0 +1,41 @@
+"""Learning-rate factors by epoch (VL-SAE paper, training appendix; published code)."""
+
+from __future__ import annotations
+
+import math
+
+from vlsae.errors import UserError, unknown
+
+#: ``fixed`` still moves in the last epoch; ``reference`` is the published code's, whose last epoch has rate 0;
+#: ``cosine`` falls from the first epoch on, or from the end of the warm-up.
+SCHEDULES = ("fixed", "reference", "cosine")
+
+
+def epoch_factors(schedule: str, epochs: int, warmup_epochs: int = 2) -> list[float]:
+    """Return the learning-rate factor of each epoch: a linear warm-up, then half a cosine.
+
+    In the warm-up epoch e has factor ``(e + 1) / warmup_epochs``; from its last epoch p on,
+    ``(1 + cos(π (e − p) / T)) / 2`` with T = ``epochs − warmup_epochs`` (``reference``), one more (``fixed``), or
+    ``epochs − p`` (``cosine``). Raises ``ValueError`` for an unknown schedule, no epoch or a negative warm-up.
+    """
+    if schedule not in SCHEDULES:
+        raise unknown("schedule", schedule, SCHEDULES)
+    if epochs < 1:
+        raise UserError(f"epochs must be at least 1; got {epochs}.")
+    if warmup_epochs < 0:
+        raise UserError(f"warmup_epochs must be at least 0; got {warmup_epochs}.")
+    peak = max(warmup_epochs - 1, 0)
+    period = {
+        "fixed": epochs - warmup_epochs + 1,
+        "reference": epochs - warmup_epochs,
+        "cosine": epochs - peak,
+    }[schedule]
+
+    def factor(epoch: int) -> float:
+        if epoch < peak:
+            return (epoch + 1) / warmup_epochs
+        if epoch == peak:
+            return 1.0
+        return (1 + math.cos(math.pi * (epoch - peak) / period)) / 2
+
+    return [factor(epoch) for epoch in range(epochs)]
