@@ -1,0 +1,29 @@
+"""Models, each with named sites to read and to edit: the original modules, hooked."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlsae.models.base import Batch, Model, Rows, Site, TokenSelection
+    from vlsae.models.clip import CLIP
+    from vlsae.models.sites import expand_sites
+
+_HOMES = {
+    "Batch": "base",
+    "Model": "base",
+    "Rows": "base",
+    "Site": "base",
+    "TokenSelection": "base",
+    "CLIP": "clip",
+    "expand_sites": "sites",
+}
+
+__all__ = ["CLIP", "Batch", "Model", "Rows", "Site", "TokenSelection", "expand_sites"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"vlsae.models.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'vlsae.models' has no attribute {name!r}")
