@@ -1,0 +1,100 @@
+"""Intervals against closed forms and against slower ways to the same numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vlsae.statistics import (
+    bootstrap,
+    bootstrap_sums,
+    interval_of,
+    jackknife,
+    multinomial_weights,
+    paired_bootstrap,
+    permutation_p_value,
+)
+
+
+def test_jackknife_of_a_mean_is_the_t_interval():
+    x = np.random.default_rng(0).normal(size=30)
+    result = jackknife(lambda rows: x[rows].mean(), np.arange(30))
+    error = x.std(ddof=1) / np.sqrt(30)
+    assert result.estimate == pytest.approx(x.mean())
+    assert result.standard_error == pytest.approx(error)
+    assert result.high - result.estimate == pytest.approx(stats.t.ppf(0.975, 29) * error)
+    assert result.replicates.shape == (30,)
+
+
+def test_jackknife_of_an_array_leaves_blocks_out_in_ascending_order():
+    x = np.random.default_rng(1).normal(size=(24, 2))
+    blocks = np.tile([7, 3, 5], 8)
+    result = jackknife(lambda rows: x[rows].mean(axis=0), blocks, level=0.9)
+    assert result.replicates.shape == (3, 2)
+    np.testing.assert_allclose(result.replicates[0], x[blocks != 3].mean(axis=0))
+    np.testing.assert_allclose((result.high - result.low) / 2, stats.t.ppf(0.95, 2) * np.asarray(result.standard_error))
+
+
+def test_jackknife_needs_two_blocks():
+    with pytest.raises(ValueError, match="at least 2 blocks"):
+        jackknife(lambda rows: 0.0, np.zeros(5, int))
+
+
+def test_bootstrap_covers_a_mean_as_the_normal_interval_does():
+    x = np.random.default_rng(2).normal(size=400)
+    result = bootstrap(lambda rows: x[rows].mean(), 400, resamples=2000, seed=3)
+    error = x.std(ddof=1) / 20
+    assert result.standard_error == pytest.approx(error, rel=0.08)
+    assert result.low == pytest.approx(x.mean() - 1.96 * error, abs=0.15 * error)
+    assert bootstrap(lambda rows: x[rows].mean(), 400, resamples=20, seed=3).low == pytest.approx(
+        bootstrap(lambda rows: x[rows].mean(), 400, resamples=20, seed=3).low
+    )
+
+
+def test_bootstrap_of_sums_is_the_bootstrap_of_rows():
+    generator = np.random.default_rng(4)
+    columns = np.stack([generator.normal(3, 1, 50), generator.normal(2, 0.5, 50)], axis=1)
+    fast = bootstrap_sums(lambda m: m[..., 0] / m[..., 1], columns, resamples=64, seed=5)
+    weights = np.concatenate(list(multinomial_weights(50, 64, seed=5)))
+    slow = [(w @ columns)[0] / (w @ columns)[1] for w in weights]
+    np.testing.assert_allclose(fast.replicates, slow)
+    assert (weights.sum(axis=1) == 50).all()
+    assert fast.estimate == pytest.approx(columns[:, 0].sum() / columns[:, 1].sum())
+    assert fast.low < fast.estimate < fast.high
+
+
+def test_undefined_replicates_are_left_out():
+    result = interval_of(1.0, np.array([1.0, np.nan, 2.0, 3.0]))
+    assert (result.low, result.high) == (pytest.approx(1.05), pytest.approx(2.95))
+    assert np.isnan(interval_of(1.0, np.full(3, np.nan)).low)
+
+
+def test_permutation_p_value_counts_the_observed_one():
+    assert permutation_p_value(5.0, np.arange(9)) == pytest.approx((1 + 4) / 10)
+    assert permutation_p_value(100.0, np.arange(9)) == pytest.approx(0.1)
+
+
+def test_paired_bootstrap_sees_a_difference_that_unpaired_noise_hides():
+    generator = np.random.default_rng(6)
+    hard = generator.normal(0, 10, 300)
+    better = paired_bootstrap(hard + 0.5 + generator.normal(0, 1, 300), hard)
+    assert better.low > 0
+    assert better.p_value < 0.01
+    assert better.difference == pytest.approx(0.5, abs=0.2)
+    same = paired_bootstrap(hard, hard)
+    assert (same.difference, same.p_value) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: paired_bootstrap([1.0], [1.0, 2.0]),
+        lambda: permutation_p_value(1.0, []),
+        lambda: bootstrap(lambda rows: 0.0, 0),
+        lambda: interval_of(0.0, np.zeros(3), level=1.5),
+    ],
+)
+def test_wrong_arguments_are_value_errors(call):
+    with pytest.raises(ValueError, match="must"):
+        call()

@@ -1,0 +1,128 @@
+"""Hallucination mitigation: shifting text tokens towards the image's concepts, and contrastive decoding.
+
+b sequences, s tokens, d width, n rows of logits.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlsae.errors import UserError, unknown
+
+MIXES = ("convex", "additive", "replace_missing")
+
+
+def token_shift(
+    hidden: Tensor,
+    image_mask: Tensor,
+    text_mask: Tensor,
+    dictionary: Any,
+    autoencoder: Any,
+    alpha: float,
+    beta: float,
+    mix: str = "convex",
+) -> Tensor:
+    """Return hidden states whose text tokens are moved towards what the image's concepts say (VL-SAE, token shift).
+
+    With m_v, m_l the means over image and text tokens, h̃ the mix of their codes and r its reconstruction, each text
+    token gains ``alpha · (r - m_l)``, so their mean becomes ``(1 - alpha) m_l + alpha r``. ``hidden (b, s, d)``, masks
+    ``(b, s)`` bool. ``mix``: ``convex`` (1 - β)h_l + βh_v, the published code's; ``additive`` h_l + βh_v;
+    ``replace_missing`` adds βh_v where h_l is silent. ``autoencoder`` None: the dictionary reads the states themselves.
+    Other tokens are copied bit for bit; ``alpha = 0`` copies all. Raises ``ValueError`` for wrong shapes, a sequence
+    without image or text tokens, tokens that are both, or an unknown mix.
+    """
+    _check_masks(hidden, image_mask, text_mask)
+    if mix not in MIXES:
+        raise unknown("mix", mix, MIXES)
+    if alpha == 0:
+        return hidden.clone()
+    dtype = next(dictionary.parameters()).dtype
+    states = hidden.to(dtype)
+    mean_vision, mean_text = _masked_mean(states, image_mask), _masked_mean(states, text_mask)
+    vision, text = mean_vision, mean_text
+    if autoencoder is not None:
+        vision, text = autoencoder.encode(mean_vision, "vision"), autoencoder.encode(mean_text, "language")
+    code_vision = dictionary.encode(vision, "vision").to_dense()
+    code_text = dictionary.encode(text, "language").to_dense()
+    rebuilt = dictionary.decode(mix_codes(code_text, code_vision, beta, mix), "language")
+    if autoencoder is not None:
+        rebuilt = autoencoder.decode(rebuilt, "language")
+    shift = alpha * (rebuilt - mean_text)
+    moved = (states + shift[:, None, :]).to(hidden.dtype)
+    return torch.where(text_mask[:, :, None], moved, hidden)
+
+
+def mix_codes(text: Tensor, vision: Tensor, beta: float, mix: str = "convex") -> Tensor:
+    """Return the mix ``(b, h)`` of dense codes ``(b, h)``, with up to 2k active concepts."""
+    if mix == "convex":
+        return (1 - beta) * text + beta * vision
+    if mix == "additive":
+        return text + beta * vision
+    if mix == "replace_missing":
+        return text + beta * torch.where(text == 0, vision, torch.zeros_like(vision))
+    raise unknown("mix", mix, MIXES)
+
+
+def mix_logits(clean: Tensor, shifted: Tensor, alpha: float, beta: float) -> Tensor:
+    """Return ``(1 - alpha) clean + alpha shifted``, −inf where clean is below ``max clean + ln beta``.
+
+    ``(n, vocabulary)`` each; the clean argmax is always kept. The mask comes from the clean pass, before temperature.
+    """
+    return _masked((1 - alpha) * clean + alpha * shifted, clean, shifted, beta)
+
+
+def vcd_logits(clean: Tensor, noisy: Tensor, alpha: float, beta: float) -> Tensor:
+    """Return ``(1 + alpha) clean - alpha noisy``, masked as in :func:`mix_logits` (VCD, Leng et al. 2024).
+
+    ``(n, vocabulary)`` each.
+    """
+    return _masked((1 + alpha) * clean - alpha * noisy, clean, noisy, beta)
+
+
+def vcd_noise_schedule(steps: int = 1000) -> Tensor:
+    """Return ᾱ ``(steps,)``, float32: the share of variance that the picture keeps after each step of VCD's noise."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise UserError(f"steps must be an integer of at least 1; got {steps!r}.")
+    betas = torch.sigmoid(torch.linspace(-6, 6, steps, dtype=torch.float64)) * (0.5e-2 - 1e-5) + 1e-5
+    return (1 - betas).cumprod(0).float()
+
+
+def _masked(mixed: Tensor, clean: Tensor, other: Tensor, beta: float) -> Tensor:
+    if clean.ndim != 2 or clean.shape != other.shape:
+        shapes = f"{tuple(clean.shape)} and {tuple(other.shape)}"
+        raise UserError(f"Logits of both passes must have one shape (n, vocabulary); got {shapes}.")
+    if not 0 <= beta <= 1:
+        raise UserError(f"beta must lie in 0…1; got {beta!r}.")
+    threshold = clean.max(dim=-1, keepdim=True).values + (math.log(beta) if beta > 0 else -math.inf)
+    masked = mixed.masked_fill(clean < threshold, -math.inf)
+    # A model may itself forbid every kept token; the clean logits then decide.
+    forbidden = torch.isneginf(masked).all(dim=-1, keepdim=True)
+    return torch.where(forbidden, clean, masked)
+
+
+def _masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(hidden.dtype)[:, :, None]
+    return torch.where(mask[:, :, None], hidden, torch.zeros_like(hidden)).sum(dim=1) / weights.sum(dim=1)
+
+
+def _check_masks(hidden: Tensor, image_mask: Tensor, text_mask: Tensor) -> None:
+    if hidden.ndim != 3:
+        raise UserError(f"hidden has shape {tuple(hidden.shape)}; (b, s, d) was expected.")
+    for name, mask in (("image_mask", image_mask), ("text_mask", text_mask)):
+        if mask.shape != hidden.shape[:2] or mask.dtype != torch.bool:
+            expected = f"bool of shape {tuple(hidden.shape[:2])} was expected"
+            raise UserError(f"{name} is {mask.dtype} of shape {tuple(mask.shape)}; {expected}.")
+        empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
+        if empty:
+            raise UserError(f"{name} selects no token of the sequences {empty}.")
+    both = (image_mask & text_mask).any(dim=1).nonzero().flatten().tolist()
+    if both:
+        raise UserError(f"image_mask and text_mask select the same token in the sequences {both}.")
+    used = hidden[image_mask | text_mask]
+    if not torch.isfinite(used).all():
+        bad = (~torch.isfinite(hidden) & (image_mask | text_mask)[:, :, None]).any(dim=2).any(dim=1)
+        raise UserError(f"hidden is not finite in the sequences {bad.nonzero().flatten().tolist()}.")

@@ -1,0 +1,165 @@
+"""Intervals and tests: bootstrap, delete-a-group jackknife, permutation, paired bootstrap.
+
+Everything computes in float64 and is seeded. n rows, G blocks, B resamples, q columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vlsae.errors import UserError
+
+Statistic = Callable[[np.ndarray], Any]
+
+#: Largest number of weights held at once, in elements.
+WEIGHTS_AT_ONCE = 1 << 22
+
+
+class Interval(NamedTuple):
+    """An estimate with its error and confidence interval; ``replicates (B, …)`` are what these were made from."""
+
+    estimate: Any
+    standard_error: Any
+    low: Any
+    high: Any
+    replicates: np.ndarray
+
+
+class PairedTest(NamedTuple):
+    """The mean of ``a - b`` with its interval, and the two-sided p-value of no difference."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def bootstrap(statistic: Statistic, n: int, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Return the percentile interval of ``statistic(rows)`` over resampled row numbers (Efron, 1979).
+
+    ``statistic`` takes row numbers ``(n,)`` and gives a float or an array.
+    """
+    _check_level(level)
+    n, resamples = _at_least("n", n, 1), _at_least("resamples", resamples, 2)
+    generator = np.random.default_rng(seed)
+    estimate = np.asarray(statistic(np.arange(n)), dtype=np.float64)
+    draws = [np.asarray(statistic(generator.integers(0, n, n)), dtype=np.float64) for _ in range(resamples)]
+    return interval_of(estimate, np.stack(draws), level)
+
+
+def bootstrap_sums(
+    statistic: Callable[[np.ndarray], Any],
+    columns: np.ndarray,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the percentile interval of a statistic that depends on the rows only through sums of columns.
+
+    ``columns (n, q)``; ``statistic`` maps weighted means ``(…, q)`` to ``(…)`` or ``(…, anything)``. Much faster than
+    :func:`bootstrap`, with the same result: resampling rows is weighting them by multinomial counts.
+    """
+    columns = np.asarray(columns, dtype=np.float64)
+    n = _at_least("rows of columns", len(columns), 1)
+    means = np.concatenate([w @ columns for w in multinomial_weights(n, resamples, seed)]) / n
+    return interval_of(np.asarray(statistic(columns.mean(axis=0))), np.asarray(statistic(means)), level)
+
+
+def multinomial_weights(n: int, resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Yield blocks ``(b, n)`` of bootstrap weights: how often each row was drawn; ``resamples`` rows in all.
+
+    The same ``n``, ``resamples`` and ``seed`` give the same weights.
+    """
+    generator = np.random.default_rng(seed)
+    block = max(1, WEIGHTS_AT_ONCE // n)
+    for first in range(0, resamples, block):
+        size = min(block, resamples - first)
+        drawn = generator.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
+        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def interval_of(estimate: Any, replicates: np.ndarray, level: float = 0.95) -> Interval:
+    """Return the percentile interval of bootstrap ``replicates (B, …)``; replicates that are NaN are left out."""
+    _check_level(level)
+    tail = (1 - level) / 2
+    # A resample may leave a ratio undefined; it says nothing about the spread of the others.
+    defined = np.where(np.isfinite(replicates), replicates, np.nan)
+    if not np.isfinite(defined).any():
+        low = high = error = np.full(defined.shape[1:], np.nan)
+    else:
+        low, high = np.nanquantile(defined, [tail, 1 - tail], axis=0)
+        error = np.nanstd(defined, axis=0, ddof=1) if len(defined) > 1 else np.full(defined.shape[1:], np.nan)
+    return Interval(_plain(estimate), _plain(error), _plain(low), _plain(high), replicates)
+
+
+def jackknife(statistic: Statistic, blocks: Any, level: float = 0.95) -> Interval:
+    """Return the delete-a-group jackknife interval, ``estimate ± t(G - 1) · error``.
+
+    ``blocks (n,)`` numbers each row's block; ``statistic`` takes kept row numbers and gives a float or an array;
+    ``replicates (G, …)`` are in ascending order of block. The error is √((G - 1)/G · Σ(θ_g - mean)²).
+    Raises ``ValueError`` for fewer than two blocks.
+    """
+    from scipy import stats
+
+    _check_level(level)
+    numbers = np.asarray(blocks)
+    if numbers.ndim != 1:
+        raise UserError(f"blocks must be one number a row, shape (n,); got shape {numbers.shape}.")
+    names = np.unique(numbers)
+    if len(names) < 2:
+        raise UserError(f"blocks must name at least 2 blocks; got {len(names)}.")
+    rows = np.arange(len(numbers))
+    estimate = np.asarray(statistic(rows), dtype=np.float64)
+    left_out = np.stack([np.asarray(statistic(rows[numbers != name]), dtype=np.float64) for name in names])
+    groups = len(names)
+    error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
+    half = stats.t.ppf((1 + level) / 2, groups - 1) * error
+    return Interval(_plain(estimate), _plain(error), _plain(estimate - half), _plain(estimate + half), left_out)
+
+
+def permutation_p_value(observed: float, null: Any) -> float:
+    """Return the one-sided p-value ``(1 + #{null ≥ observed}) / (1 + B)`` of null values ``(B,)``."""
+    null = np.asarray(null, dtype=np.float64)
+    if null.ndim != 1 or len(null) == 0:
+        raise UserError(f"null must hold at least one value, shape (B,); got shape {null.shape}.")
+    if np.isnan(observed) or np.isnan(null).any():
+        return float("nan")
+    return float((1 + (null >= observed).sum()) / (1 + len(null)))
+
+
+def paired_bootstrap(a: Any, b: Any, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> PairedTest:
+    """Return the mean difference of two scores of the same n items and whether it could be none.
+
+    ``a``, ``b`` ``(n,)``. The p-value is two-sided: twice the smaller share of resampled differences on either side
+    of zero (those at zero count for both), each share with one added above and below.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
+        raise UserError(f"a and b must be scores of the same items, shape (n,); got shapes {a.shape} and {b.shape}.")
+    result = bootstrap_sums(
+        lambda m: m[..., 0], (a - b)[:, None], resamples=_at_least("resamples", resamples, 2), level=level, seed=seed
+    )
+    draws = result.replicates
+    smaller = min((draws <= 0).sum(), (draws >= 0).sum())
+    p_value = min(1.0, 2 * (1 + smaller) / (1 + len(draws)))
+    return PairedTest(float(result.estimate), float(result.low), float(result.high), float(p_value))
+
+
+def _plain(value: Any) -> Any:
+    array = np.asarray(value, dtype=np.float64)
+    return float(array) if array.ndim == 0 else array
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UserError(f"level must lie between 0 and 1; got {level!r}.")
+
+
+def _at_least(name: str, value: int, smallest: int) -> int:
+    if int(value) < smallest:
+        raise UserError(f"{name} must be at least {smallest}; got {value!r}.")
+    return int(value)
