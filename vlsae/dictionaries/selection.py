@@ -7,15 +7,14 @@ from torch import Tensor
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """Return the k largest entries' columns of ``scores (n, h)``, ``(n, k)``; ties go to the lowest column.
+    """Return the k largest entries' columns of ``scores (n, h)``, ``(n, k)``, largest first; ties to the lowest column.
 
     The choice is made in float32 whatever the dtype: in half precision ties are common, and a support must not
     depend on the dtype of the model.
     """
     scores = scores.detach().float()
-    n, h = scores.shape
-    if k == h:
-        return torch.arange(h, device=scores.device).expand(n, h)
+    if k == scores.shape[1]:
+        return scores.sort(dim=1, descending=True, stable=True).indices
     values, columns = scores.topk(k + 1, dim=1)
     # topk leaves open which of equal entries it takes: only rows where the border is tied need the slower, stable sort.
     tied = values[:, k - 1] == values[:, k]
@@ -34,3 +33,8 @@ def top_k_strict(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     values, columns = scores.detach().float().topk(k + 1, dim=1)
     return columns[:, :k], values[:, :k] > values[:, k:]
+
+
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """Return float32 for the half-precision dtypes, and any other dtype as it is."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlsae.dictionaries.base import STREAMS, Dictionary, SparseCode, one_of
-from vlsae.dictionaries.selection import top_k, top_k_strict
+from vlsae.dictionaries.selection import at_least_single, top_k, top_k_strict
 from vlsae.errors import UserError
 from vlsae.training.objective import Loss, Objective
 from vlsae.training.rows import InvalidRows
@@ -142,7 +142,7 @@ class VLSAE(Dictionary, Objective):
         target = x / self._stream_norm(stream) if self.input_norm == "mean_norm" else x
         if self.input_norm == "unit":
             target = F.normalize(x, dim=1, eps=1e-12)
-        error = F.mse_loss(decoded.to(_at_least_single(decoded.dtype)), target.to(_at_least_single(x.dtype)))
+        error = F.mse_loss(decoded.to(at_least_single(decoded.dtype)), target.to(at_least_single(x.dtype)))
         if self.loss_balance == "none":
             return error
         variance = self.variance[STREAMS.index(stream)]
@@ -156,7 +156,7 @@ class VLSAE(Dictionary, Objective):
     def _cosine(self, x: Tensor) -> Tensor:
         """Return cosines ``(n, h)`` of rows and concepts, in float32 at least: half precision loses δ near 1."""
         with torch.autocast(x.device.type, enabled=False):
-            dtype = _at_least_single(self.encoder.dtype)
+            dtype = at_least_single(self.encoder.dtype)
             unit = F.normalize(x.to(dtype), dim=1, eps=1e-12)
             return unit @ F.normalize(self.encoder.to(dtype), dim=1, eps=1e-12).T
 
@@ -176,7 +176,3 @@ def _activation(cosine: Tensor) -> Tensor:
     # The root's slope diverges at cosine 1: below the guard it counts as constant, which costs at most its root.
     guard = 1e-24 if cosine.dtype == torch.float64 else 1e-12
     return 2 - (2 - 2 * cosine).clamp(min=guard).sqrt()
-
-
-def _at_least_single(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

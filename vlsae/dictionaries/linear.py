@@ -1,0 +1,76 @@
+"""What dictionaries with a linear encoder share: ReLU, the k largest, a linear decoder (VL-SAE paper, baselines).
+
+Shapes: n rows, d width, h concepts, k active concepts.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlsae.dictionaries.base import Dictionary, SparseCode
+from vlsae.dictionaries.selection import at_least_single, top_k
+from vlsae.training.objective import Loss, Objective
+
+
+class LinearDictionary(Dictionary, Objective):
+    """Activations are ``ReLU(W x + b)``; the k largest that are above zero are kept."""
+
+    @abstractmethod
+    def _encoder(self, stream: str) -> nn.Linear: ...
+
+    @abstractmethod
+    def _decoder(self, stream: str) -> nn.Linear: ...
+
+    def activations(self, x: Tensor, stream: str) -> Tensor:
+        """Return ``ReLU(W x + b)``, ``(n, h)``."""
+        x = self.checked(x, stream)
+        return self._activate(x, stream).to(x.dtype)
+
+    def encode(self, x: Tensor, stream: str) -> SparseCode:
+        """Return the k largest activations of each row; fewer where fewer are above zero."""
+        x = self.checked(x, stream)
+        activations = self._activate(x, stream)
+        indices = top_k(activations, self.k)
+        values = activations.gather(1, indices)
+        return SparseCode.from_top(indices, values.to(x.dtype), self.n_concepts, values > 0)
+
+    def decode(self, code: SparseCode | Tensor, stream: str) -> Tensor:
+        """Return the rows ``(n, d)`` of codes."""
+        return self._reconstruct(self.dense(code, stream), stream)
+
+    def loss(self, batch: Mapping[str, Tensor], step: int = 0) -> Loss:
+        """Return the sum of the modalities' mean squared errors."""
+        parts = {}
+        for stream, x in self.checked_batch(batch).items():
+            decoded = self._reconstruct(self._code(self._activate(x, stream)).to(x.dtype), stream)
+            parts[f"loss/{stream}"] = mean_squared_error(decoded, x)
+        return Loss(torch.stack(list(parts.values())).sum(), parts)
+
+    def _activate(self, x: Tensor, stream: str) -> Tensor:
+        return F.relu(linear(x, self._encoder(stream)))
+
+    def _code(self, activations: Tensor) -> Tensor:
+        """Return the k largest of ``(n, h)``, zero elsewhere."""
+        indices = top_k(activations, self.k)
+        return torch.zeros_like(activations).scatter(1, indices, activations.gather(1, indices))
+
+    def _reconstruct(self, dense: Tensor, stream: str) -> Tensor:
+        return self._decoder(stream)(dense)
+
+
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """Return ``layer(x)`` in float32 at least, so that a support does not depend on the model's dtype."""
+    dtype = at_least_single(layer.weight.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
+
+
+def mean_squared_error(decoded: Tensor, x: Tensor) -> Tensor:
+    """Return the mean over rows and features of the squared error, in float32 at least."""
+    dtype = at_least_single(x.dtype)
+    return F.mse_loss(decoded.to(dtype), x.to(dtype))
