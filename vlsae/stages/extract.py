@@ -61,7 +61,7 @@ def digests(config: Mapping[str, Any]) -> dict[str, str]:
 def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
     """Tell whether a finished run holds the sites and rows of a step, and maybe more."""
     have, want = manifest["identity"], step.identity
-    if manifest["digests"] != step.digests:
+    if have["digests"] != step.digests:
         return False
     if any(have.get(name) != want[name] for name in want if name not in ("sites", "limit")):
         return False
@@ -120,7 +120,7 @@ def run(config: Mapping[str, Any], run: Run) -> None:
         thumbnails=settings["thumbnails"],
         attributes=digests(config),
     )
-    run.update_identity(expanded_sites=sites)
+    run.set_fingerprint(run.manifest["fingerprint"], {**run.manifest["identity"], "expanded_sites": sites})
     _summarise(run, Store.open(path), dataset)
 
 

@@ -135,7 +135,7 @@ def execute(
         overrides=list(overrides),
         seeds={"seed": config["seed"], "split.seed": config["split"]["seed"], **_dataset_seed(config)},
         config=config_text,
-        identity=step.identity,
+        identity={**step.identity, "digests": step.digests},
         fingerprint=step.fingerprint,
         parents=[],
         choices=dict(choices),

@@ -35,11 +35,10 @@ def require(stage: str, config: Mapping[str, Any], run: Run) -> Run:
     Processes that need the same one wait for the first. Raises :class:`~vlsae.errors.UserError` where
     ``upstream=require`` forbids making it.
     """
-    from vlsae.runs import Run as RunType
-    from vlsae.runs import fingerprint_lock, resolve
+    from vlsae.runs import fingerprint_lock, input_run
 
     if config.get("run"):
-        found = RunType.open_done(resolve(config["run"], run.root, stage))
+        found = input_run(config["run"], run.root, stage)
         run.add_parent(found.id)
         return found
     step = describe(stage, config)
@@ -78,13 +77,12 @@ def confirm(root: Path, step: Step, config: Mapping[str, Any]) -> None:
 
 def _make(run: Run, step: Step) -> Run:
     from vlsae.config import stored_yaml
-    from vlsae.runs import find_interrupted
     from vlsae.worker import run_stage
 
-    interrupted = find_interrupted(run.root, step.stage, lambda m: m["fingerprint"] == step.fingerprint)
+    interrupted = _interrupted(run.root, step)
     if interrupted is not None:
         logger.info("resuming %s", interrupted)
-        return run_stage(interrupted, root=run.root)
+        return run_stage(interrupted)
     logger.info("making %s/%s", step.stage, step.name)
     return execute(
         run.root,
@@ -94,3 +92,13 @@ def _make(run: Run, step: Step) -> Run:
         run.manifest["command"],
         run.manifest["choices"],
     )
+
+
+def _interrupted(root: Path, step: Step) -> Path | None:
+    """Return the newest interrupted run of exactly this step, whose finished shards need not be made again."""
+    from vlsae.runs import entries_of
+
+    for entry in entries_of(root, step.stage):
+        if entry.status == "interrupted" and entry.manifest["fingerprint"] == step.fingerprint:
+            return entry.path
+    return None
