@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-WORDS = ["<pad>", "<unk>", *"a the red blue green circle square triangle left of above and".split(), "<bos>", "<eos>"]
+PLAIN = ("a", "the", "red", "blue", "green", "circle", "square", "triangle", "left", "of", "above", "and")
+WORDS = ("<pad>", "<unk>", *PLAIN, "<bos>", "<eos>")
 LAYERS = 3
 CONTEXT = 12
 IMAGE_SIZE = 32

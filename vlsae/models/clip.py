@@ -126,9 +126,9 @@ class CLIP(Model):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if self._module is None or self._loaded != (device, dtype):
-            module = build_module(self.files, device=device, dtype=dtype, image_size=self.image_size)
-            # Parameters keep requires_grad: torch picks its matrix products by it, and the numbers would differ in bits.
-            self._module = module.eval()
+            module = build_module(self.files, dtype=dtype, image_size=self.image_size)
+            # Parameters keep requires_grad: torch picks matrix products by it, and the numbers would differ in bits.
+            self._module = module.to(device).eval()
             self._loaded = (device, dtype)
 
     def prepare(

@@ -30,7 +30,7 @@ def is_cached(name: str) -> bool:
 
 
 def snapshot(name: str, small: Sequence[str], weights: Sequence[str]) -> Path:
-    """Return the folder of a repository's ``small`` files and the first of its ``weights`` that exists.
+    """Return the folder of a repository with its ``small`` files, the first of them needed, and one of its ``weights``.
 
     Raises:
         UserError: the name is malformed, the repository has no such weights, or it cannot be reached.
@@ -46,7 +46,7 @@ def snapshot(name: str, small: Sequence[str], weights: Sequence[str]) -> Path:
             found = Path(snapshot_download(repository, revision=revision, local_files_only=True))
         except Exception:  # the client's errors for "not in the cache" differ by version; the download below decides
             found = None
-        if found is not None and any((found / weight).is_file() for weight in weights):
+        if found is not None and (found / small[0]).is_file() and any((found / w).is_file() for w in weights):
             return found
     try:
         folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(small)))

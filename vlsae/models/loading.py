@@ -15,8 +15,8 @@ from vlsae.models.checkpoints import Checkpoint
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-def build_module(files: Checkpoint, *, device: str, dtype: str, image_size: int | None) -> nn.Module:
-    """Return the model with its weights.
+def build_module(files: Checkpoint, *, dtype: str, image_size: int | None) -> nn.Module:
+    """Return the model with its weights, on the CPU.
 
     Raises:
         UserError: the weights are damaged, hold more than tensors, or do not fit the architecture.
@@ -30,7 +30,6 @@ def build_module(files: Checkpoint, *, device: str, dtype: str, image_size: int 
             _name(files),
             pretrained=None if files.folder else str(files.weights),
             precision=PRECISIONS[dtype],
-            device=device,
             force_image_size=image_size,
             force_quick_gelu=bool(files.config.get("quick_gelu")),
             require_pretrained=True,
@@ -43,7 +42,7 @@ def build_module(files: Checkpoint, *, device: str, dtype: str, image_size: int 
             f"{files.weights} is damaged or holds more than tensors, and what else it holds is not run.",
             "Save its state dict as safetensors where you trust it, and give that file.",
         ) from error
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, KeyError) as error:  # open_clip asserts that widths agree
         raise _unfit(files, error) from error
 
 
@@ -92,7 +91,7 @@ def _check_tensors_only(weights: Path) -> None:
         raise pickle.UnpicklingError(str(error)) from error
 
 
-def _unfit(files: Checkpoint, error: RuntimeError) -> UserError:
+def _unfit(files: Checkpoint, error: Exception) -> UserError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     detail = " ".join(line[:200] for line in lines[:3])
     return UserError(
