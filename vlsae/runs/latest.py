@@ -1,0 +1,39 @@
+"""The relative link ``latest`` beside the versions of a run name: the newest version that is done."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vlsae.errors import UserError
+from vlsae.runs.locks import claim_lock
+from vlsae.runs.manifest import DONE, read_manifest
+from vlsae.runs.names import LATEST, version_number
+
+
+def newest_done(folder: Path) -> Path | None:
+    """Return the directory of the highest version that is done, None without one."""
+    numbers = {child: version_number(child.name) for child in folder.iterdir() if not child.is_symlink()}
+    versions = sorted((number, child) for child, number in numbers.items() if number is not None)
+    for _, child in reversed(versions):
+        try:
+            if read_manifest(child)["status"] == DONE:
+                return child
+        except UserError:
+            continue
+    return None
+
+
+def move_latest(path: Path) -> None:
+    """Point ``latest`` beside a run directory at the newest done version, atomically; no version, no link."""
+    folder = path.parent
+    with claim_lock(folder):
+        target = newest_done(folder)
+        link = folder / LATEST
+        if target is None:
+            link.unlink(missing_ok=True)
+            return
+        temporary = folder / f".{LATEST}.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target.name, target_is_directory=True)
+        os.replace(temporary, link)

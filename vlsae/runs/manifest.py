@@ -1,0 +1,96 @@
+"""``manifest.json``: what a run is, what made it and what it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vlsae.errors import MissingFile, UserError
+from vlsae.runs.files import load_json, write_json
+from vlsae.runs.locks import RUN_LOCK, is_held
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+RUNNING, DONE, FAILED, INTERRUPTED, DAMAGED = "running", "done", "failed", "interrupted", "damaged"
+STATUSES = (RUNNING, DONE, FAILED, INTERRUPTED)
+
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "run_id": (str,),
+    "stage": (str,),
+    "name": (str,),
+    "version": (int,),
+    "status": (str,),
+    "device": (str,),
+    "threads": (int,),
+    "fingerprint": (str,),
+    "seeds": (dict,),
+    "sweep": (str, type(None)),
+    "job": (int, type(None)),
+    "command": (list,),
+    "parents": (list,),
+    "git_commit": (str, type(None)),
+    "start": (str,),
+    "end": (str, type(None)),
+    "error": (str, type(None)),
+    "packages": (dict,),
+    "reproducible": (bool,),
+    "files": (list,),
+}
+
+
+class DamagedRun(UserError):
+    """A run directory whose manifest cannot be read."""
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check a run directory's manifest.
+
+    Raises ``MissingFile`` without a manifest and ``DamagedRun``, which says what is wrong, for one that is not whole.
+    """
+    file = path / MANIFEST
+    try:
+        manifest = load_json(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFile(f"{file} does not exist, so {path} is no run.", "Name a run directory.") from error
+    except (ValueError, OSError) as error:
+        raise _damaged(path, f"{MANIFEST} is not readable JSON ({error})") from error
+    fault = _fault(manifest)
+    if fault is not None:
+        raise _damaged(path, fault)
+    return manifest
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Write a run directory's manifest atomically."""
+    write_json(path / MANIFEST, manifest)
+
+
+def effective_status(path: Path, manifest: dict[str, Any]) -> str:
+    """Return a run's status; ``running`` without a process that holds its lock means interrupted."""
+    status = str(manifest["status"])
+    if status == RUNNING and not is_held(path / RUN_LOCK):
+        # It may have ended between the reading and the asking.
+        status = str(read_manifest(path)["status"])
+        return INTERRUPTED if status == RUNNING else status
+    return status
+
+
+def _fault(manifest: Any) -> str | None:
+    if not isinstance(manifest, dict):
+        return f"{MANIFEST} holds a {type(manifest).__name__} where an object is expected"
+    for field, kinds in _FIELDS.items():
+        if field not in manifest:
+            return f"{MANIFEST} lacks {field!r}"
+        value = manifest[field]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            return f"{MANIFEST} has {field} = {value!r}, expected {' or '.join(kind.__name__ for kind in kinds)}"
+    if manifest["status"] not in STATUSES:
+        return f"{MANIFEST} has status {manifest['status']!r}, expected one of {', '.join(STATUSES)}"
+    if not isinstance(manifest.get("schema", SCHEMA), int) or manifest.get("schema", SCHEMA) > SCHEMA:
+        return f"{MANIFEST} has schema {manifest['schema']!r}, written by a newer vlsae; this one knows {SCHEMA}"
+    return None
+
+
+def _damaged(path: Path, fault: str) -> DamagedRun:
+    return DamagedRun(f"The run in {path} is damaged: {fault}.", "Restore the file, or remove the run and make it anew.")

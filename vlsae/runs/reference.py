@@ -1,0 +1,134 @@
+"""The one grammar for naming a run: a path, a run id, ``stage/name/vNNNN``, ``…/latest``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vlsae.errors import UserError, nearest
+from vlsae.runs.latest import newest_done
+from vlsae.runs.listing import run_folders
+from vlsae.runs.manifest import DONE, MANIFEST, effective_status, read_manifest
+from vlsae.runs.names import LATEST, SWEEPS, RunId, version_folder, version_number
+from vlsae.runs.run import Run
+
+_LOOSE_VERSION = re.compile(r"v?(\d+)")
+_HUB_ID = re.compile(r"(hub:)?[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+def resolve(reference: str, root: Path, stage: str | None = None) -> Path:
+    """Return the run directory that a reference names.
+
+    A reference is a path, or under ``root`` a run id ``stage/name/vNNNN``, ``stage/name/latest`` or ``stage/name``
+    (its latest); with ``stage`` also ``name/vNNNN`` and ``name``. Latest is the newest version that is done. Raises
+    ``UserError`` with the nearest run ids, for a run of another stage, and for a Hub id, which is no local run.
+    """
+    text = str(reference).strip().rstrip("/")
+    path = _as_path(text) or _as_id(text, root, stage)
+    if path is None:
+        raise _unknown(text, root, stage)
+    if stage is not None:
+        found = read_manifest(path)["stage"]
+        if found != stage:
+            raise UserError(f"{reference!r} is a run of the stage {found}, expected one of {stage}.")
+    return path
+
+
+def input_run(reference: str, root: Path, stage: str | None = None) -> Run:
+    """Return the run that a reference names, for use as input; ``UserError`` unless it is done."""
+    run = Run.load(resolve(reference, root, stage))
+    status = effective_status(run.path, run.manifest)
+    if status != DONE:
+        mend = "Wait for it to end." if status == "running" else f"Finish it by: vlsae runs resume {run.id}"
+        raise UserError(f"{run.id} is {status}; only a run that is done can be an input.", mend)
+    return run
+
+
+def run_ids(root: Path, stage: str | None = None) -> list[str]:
+    """Return the ids of all runs under a root."""
+    folders = run_folders(root, stage)
+    return [str(RunId(p.parent.parent.name, p.parent.name, version_number(p.name) or 0)) for p in folders]
+
+
+def _as_path(text: str) -> Path | None:
+    path = Path(text).expanduser()
+    if path.name == MANIFEST and path.is_file():
+        return path.parent.resolve()
+    if text and (path / MANIFEST).is_file():
+        return path.resolve()
+    if path.name == LATEST and path.parent.is_dir() and _has_versions(path.parent):
+        return _latest(path.parent)
+    if text and path.is_dir() and _has_versions(path):
+        return _latest(path)
+    return None
+
+
+def _as_id(text: str, root: Path, stage: str | None) -> Path | None:
+    parts = text.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return None
+    candidates = [parts]
+    if stage is not None:
+        candidates.append([stage, *parts])
+    for words in candidates:
+        path = _under(root, words)
+        if path is not None:
+            return path
+    if stage is None and len(parts) == 1:
+        return _only_name(text, root)
+    return None
+
+
+def _under(root: Path, words: list[str]) -> Path | None:
+    if len(words) not in (2, 3) or words[0] == SWEEPS:
+        return None
+    folder = root / words[0] / words[1]
+    if not folder.is_dir() or not _has_versions(folder):
+        return None
+    if len(words) == 2 or words[2] == LATEST:
+        return _latest(folder)
+    match = _LOOSE_VERSION.fullmatch(words[2])
+    path = folder / version_folder(int(match[1])) if match else None
+    return path.resolve() if path is not None and path.is_dir() else None
+
+
+def _only_name(name: str, root: Path) -> Path | None:
+    folders = sorted({path.parent for path in run_folders(root, name=name)})
+    if len(folders) > 1:
+        found = ", ".join(f"{folder.parent.name}/{name}" for folder in folders)
+        raise UserError(f"{name!r} names runs of several stages: {found}.", "Name one of them.")
+    return _latest(folders[0]) if folders else None
+
+
+def _latest(folder: Path) -> Path:
+    path = newest_done(folder)
+    if path is None:
+        name = f"{folder.parent.name}/{folder.name}"
+        versions = ", ".join(sorted(child.name for child in folder.iterdir() if version_number(child.name) is not None))
+        raise UserError(f"No version of {name} is done, so it has no latest.", f"Name a version: {versions}.")
+    return path.resolve()
+
+
+def _has_versions(folder: Path) -> bool:
+    return any(version_number(child.name) is not None for child in folder.iterdir())
+
+
+def _unknown(text: str, root: Path, stage: str | None) -> UserError:
+    known = run_ids(root, stage)
+    latest = sorted({f"{run_id.rsplit('/', 1)[0]}/{LATEST}" for run_id in known})
+    stages = {run_id.split("/")[0] for run_id in run_ids(root)}
+    close = nearest(text, [*known, *latest]) or nearest(f"{stage}/{text}", known)
+    message = f"There is no run {text!r} under {root}."
+    if close:
+        return UserError(message, f"Did you mean {' or '.join(close)}?")
+    if _HUB_ID.fullmatch(text) and text.split("/")[0] not in {*stages, root.name}:
+        repository = text.removeprefix("hub:").split("@")[0]
+        return UserError(
+            f"{message} It reads like a Hub id, and a run on the Hub is not fetched by itself.",
+            f"Download it first (hf download {repository} --local-dir FOLDER) and name the folder, "
+            "or name a run of your own: vlsae runs list",
+        )
+    if not known:
+        what = f"of the stage {stage} " if stage else ""
+        return UserError(message, f"There are no runs {what}yet; VLSAE_RUNS or runs_dir names another folder of runs.")
+    return UserError(message, f"Known: {', '.join(known[:10])}{' …' if len(known) > 10 else ''}")
