@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -152,9 +153,9 @@ def check_rows(x: Tensor, width: int, name: str, stream: str) -> Tensor:
 
 def positive(name: str, value: int) -> int:
     """Return an integer of at least 1; ``ValueError`` otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise UserError(f"{name} must be an integer of at least 1; got {value!r}.")
-    return value
+    return int(value)
 
 
 def one_of(name: str, value: str, valid: tuple[str, ...]) -> str:
