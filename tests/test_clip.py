@@ -362,6 +362,13 @@ def test_pooled_rows_are_the_named_tokens(plain):
         assert rows.sample.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("pooling", ["default", "mean", "tokens"])
+def test_rows_keep_no_hidden_states_alive(pooling, plain):
+    rows = plain.represent(batch_for(plain), ["vision.2", "language.2"], TokenSelection(pooling))
+    for found in rows.values():
+        assert found.values.untyped_storage().nbytes() == found.values.nbytes
+
+
 @pytest.mark.parametrize(
     ("kind", "end"), [("plain", 4), ("end_token", 4), ("bidirectional", CONTEXT - 1), ("coca", CONTEXT)]
 )

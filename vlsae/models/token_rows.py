@@ -71,7 +71,9 @@ class TokenRows:
             end_index=None if where.end is None else where.end.to(hidden.device),
         )
         sample, position = rows.sample.cpu(), rows.position.cpu()
+        # A class token is a view, which would keep the whole sequence's hidden states alive.
+        values = rows.values.clone() if self.pooling == "cls" else rows.values
         if self.pooling != "tokens":
-            return Rows(rows.values, sample, position)
+            return Rows(values, sample, position)
         role = torch.where(where.special, ROLES.index("special"), ROLES.index(where.role))
-        return Rows(rows.values, sample, position, where.token[sample, position], role[sample, position])
+        return Rows(values, sample, position, where.token[sample, position], role[sample, position])
