@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from vlsae.statistics import (
+    ResampledMeans,
     bootstrap,
     bootstrap_sums,
     interval_of,
@@ -98,3 +99,13 @@ def test_paired_bootstrap_sees_a_difference_that_unpaired_noise_hides():
 def test_wrong_arguments_are_value_errors(call):
     with pytest.raises(ValueError, match="must"):
         call()
+
+
+def test_resampled_means_of_chunks_are_those_of_all_rows():
+    columns = np.random.default_rng(7).normal(size=(33, 3))
+    means = ResampledMeans(33, resamples=16, seed=8)
+    for rows in (slice(0, 20), slice(20, 33)):
+        means.add(rows, columns[rows])
+    weights = np.concatenate(list(multinomial_weights(33, 16, seed=8)))
+    np.testing.assert_allclose(means.estimate, columns.mean(axis=0))
+    np.testing.assert_allclose(means.replicates, weights @ columns / 33)

@@ -82,6 +82,37 @@ def multinomial_weights(n: int, resamples: int, seed: int = 0) -> Iterator[np.nd
         yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
 
 
+class ResampledMeans:
+    """Means of columns over n rows that come in chunks, and their means in every bootstrap resample.
+
+    After all rows were added, ``estimate (q,)`` and ``replicates (B, q)`` are the means; memory does not grow with
+    rows times columns.
+    """
+
+    def __init__(self, n: int, resamples: int = 1000, seed: int = 0) -> None:
+        self.n = _at_least("n", n, 1)
+        blocks = [w.astype(np.uint8) for w in multinomial_weights(n, _at_least("resamples", resamples, 2), seed)]
+        self._weights = np.concatenate(blocks)
+        self._sum: Any = 0.0
+        self._sums: Any = 0.0
+
+    def add(self, rows: slice, columns: np.ndarray) -> None:
+        """Add the columns ``(rows, q)`` of some rows, each row once."""
+        values = np.asarray(columns, dtype=np.float64)
+        self._sum = self._sum + values.sum(axis=0)
+        self._sums = self._sums + self._weights[:, rows].astype(np.float64) @ values
+
+    @property
+    def estimate(self) -> np.ndarray:
+        """The means ``(q,)`` over all rows."""
+        return np.asarray(self._sum / self.n)
+
+    @property
+    def replicates(self) -> np.ndarray:
+        """The means ``(B, q)`` of each resample."""
+        return np.asarray(self._sums / self.n)
+
+
 def interval_of(estimate: Any, replicates: np.ndarray, level: float = 0.95) -> Interval:
     """Return the percentile interval of bootstrap ``replicates (B, …)``; replicates that are NaN are left out."""
     _check_level(level)
