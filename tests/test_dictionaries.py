@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 
 from vlsae.dictionaries import (
     SAED,
@@ -24,6 +27,7 @@ from vlsae.dictionaries import (
 from vlsae.dictionaries.prototype import prototype_distances
 from vlsae.dictionaries.selection import top_k
 from vlsae.dictionaries.top_k import geometric_median
+from vlsae.signatures import check_settings, settings_of
 from vlsae.training import Objective, build_optimizer, train_step
 from vlsae.training.rows import InvalidRows
 
@@ -411,3 +415,15 @@ class TestPrototypes:
 def test_importing_the_packages_imports_no_torch():
     code = "import sys, vlsae.dictionaries, vlsae.training; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["vl_sae", "sae_d", "sae_s", "top_k"])
+def test_the_configuration_fits_the_constructor(name):
+    path = Path(__file__).parents[1] / "configs" / "objective" / f"{name}.yaml"
+    node = yaml.safe_load(path.read_text())
+    module, _, cls = node.pop("_target_").rpartition(".")
+    own = getattr(importlib.import_module(module), cls)
+    check_settings("objective", node, own)
+    assert set(node) == set(settings_of(own))
+    dictionary = own(width=6, **node)
+    assert (dictionary.kind, dictionary.n_concepts, dictionary.k) == (name, 48, 3)

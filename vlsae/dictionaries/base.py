@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from vlsae.bounds import Range
 from vlsae.dictionaries.pretrained import Pretrained
 from vlsae.errors import UserError
 from vlsae.training.rows import check_finite
@@ -21,6 +23,10 @@ STREAMS = ("vision", "language")
 
 #: Concepts for each active one where neither number is given.
 CONCEPTS_PER_ACTIVE = 16
+
+#: Types of constructor arguments with their bounds, which configurations are checked against.
+Count = Annotated[int, Range(1, None)]
+OptionalCount = Annotated[int | None, Range(1, None)]
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,9 @@ class Dictionary(Pretrained, nn.Module, ABC):
     ``width`` d, ``n_concepts`` h and ``k`` are attributes; ``kind`` names the class in files.
     """
 
-    def __init__(self, width: int, n_concepts: int | None = None, k: int | None = None, *, expansion: int = 8) -> None:
+    def __init__(
+        self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, *, expansion: Count = 8
+    ) -> None:
         super().__init__()
         self.width = positive("width", width)
         self.n_concepts = positive("n_concepts", expansion * width if n_concepts is None else n_concepts)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from vlsae.dictionaries.base import Count, OptionalCount
 from vlsae.dictionaries.linear import LinearDictionary
 
 
@@ -18,7 +19,9 @@ class SAES(LinearDictionary):
 
     kind: ClassVar[str] = "sae_s"
 
-    def __init__(self, width: int, n_concepts: int | None = None, k: int | None = None, *, expansion: int = 8) -> None:
+    def __init__(
+        self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, *, expansion: Count = 8
+    ) -> None:
         super().__init__(width, n_concepts, k, expansion=expansion)
         self.encoder = nn.Linear(width, self.n_concepts)
         self.decoder = nn.Linear(self.n_concepts, width)

@@ -6,13 +6,14 @@ Shapes: n rows, d width, h concepts, k active concepts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlsae.dictionaries.base import one_of, positive
+from vlsae.bounds import OneOf, Range
+from vlsae.dictionaries.base import Count, OptionalCount, one_of, positive
 from vlsae.dictionaries.linear import LinearDictionary, linear, mean_squared_error
 from vlsae.dictionaries.selection import top_k
 from vlsae.errors import UserError
@@ -36,13 +37,13 @@ class TopK(LinearDictionary):
     def __init__(
         self,
         width: int,
-        n_concepts: int | None = None,
-        k: int | None = None,
+        n_concepts: OptionalCount = None,
+        k: OptionalCount = None,
         *,
-        expansion: int = 8,
-        center: str = "median",
-        dead_after: int = 1_000_000,
-        auxiliary_weight: float = 1 / 32,
+        expansion: Count = 8,
+        center: Annotated[str, OneOf("median", "mean")] = "median",
+        dead_after: Count = 1_000_000,
+        auxiliary_weight: Annotated[float, Range(0, None)] = 1 / 32,
     ) -> None:
         super().__init__(width, n_concepts, k, expansion=expansion)
         self.center = one_of("center", center, ("median", "mean"))

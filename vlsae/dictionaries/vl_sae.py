@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlsae.dictionaries.base import STREAMS, Dictionary, SparseCode, one_of
+from vlsae.bounds import OneOf
+from vlsae.dictionaries.base import STREAMS, Count, Dictionary, OptionalCount, SparseCode, one_of
 from vlsae.dictionaries.selection import at_least_single, top_k, top_k_strict
 from vlsae.errors import UserError
 from vlsae.training.objective import Loss, Objective
@@ -37,13 +38,13 @@ class VLSAE(Dictionary, Objective):
     def __init__(
         self,
         width: int,
-        n_concepts: int | None = None,
-        k: int | None = None,
+        n_concepts: OptionalCount = None,
+        k: OptionalCount = None,
         *,
-        expansion: int = 8,
-        topk_mode: str = "exact",
-        input_norm: str = "none",
-        loss_balance: str = "none",
+        expansion: Count = 8,
+        topk_mode: Annotated[str, OneOf("exact", "reference")] = "exact",
+        input_norm: Annotated[str, OneOf("none", "unit", "mean_norm")] = "none",
+        loss_balance: Annotated[str, OneOf("none", "variance")] = "none",
     ) -> None:
         super().__init__(width, n_concepts, k, expansion=expansion)
         self.topk_mode = one_of("topk_mode", topk_mode, ("exact", "reference"))
