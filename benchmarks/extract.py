@@ -144,17 +144,20 @@ def measure(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[
 
 def report(taken: dict[str, list[tuple[float, float]]], rows: int, title: str) -> Table:
     """Return the table: medians over rounds, and ratios to the bare forward pass of the same round."""
-    table = Table("contender", "rows/s", "CPU s / row", "rows/s of bare", "lowest", "highest", title=title)
+    columns = ("contender", "rows/s", "of bare", "lowest", "highest", "CPU s / row", "CPU of bare")
+    table = Table(*columns, title=title)
     bare = [wall for wall, _ in taken["bare forward"]]
+    bare_cpu = statistics.median(cpu for _, cpu in taken["bare forward"])
     for name, times in taken.items():
         ratios = sorted(base / wall for base, (wall, _) in zip(bare, times))
         table.add_row(
             name,
             f"{rows / statistics.median(wall for wall, _ in times):.2f}",
-            f"{statistics.median(cpu for _, cpu in times) / rows:.4f}",
             f"{statistics.median(ratios):.1%}",
             f"{ratios[0]:.1%}",
             f"{ratios[-1]:.1%}",
+            f"{statistics.median(cpu for _, cpu in times) / rows:.4f}",
+            f"{statistics.median(cpu for _, cpu in times) / bare_cpu:.1%}",
         )
     return table
 

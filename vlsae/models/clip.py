@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from vlsae.bounds import Range
 from vlsae.errors import UserError, unknown
 from vlsae.models.base import Batch, Model, Rows, Site, TokenSelection
 from vlsae.models.checkpoints import Checkpoint, resolve
@@ -44,7 +45,7 @@ class CLIP(Model):
         checkpoint: str = "bundled",
         architecture: str | None = None,
         normalize: bool = False,
-        image_size: int | None = None,
+        image_size: Annotated[int, Range(1)] | None = None,
     ) -> None:
         if image_size is not None and image_size < 1:
             raise UserError(f"model.image_size is {image_size}.", "It is a number of pixels, at least 1.")
