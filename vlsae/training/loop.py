@@ -98,8 +98,9 @@ def fit(
     checkpoints = Checkpoints(run_directory, objective, optimizer)
     total = epochs * length
     state = _begin(checkpoints, objective, reader, resume, total, on_resume)
+    note = ""
     if progress is not None and state.step:
-        progress(state.step, "")
+        progress(state.step, note)
     objective.train()
     while state.step < total and not _has_stopped(state, patience):
         step, epoch = state.step, state.step // length
@@ -107,10 +108,13 @@ def fit(
         loss = _step(objective, reader, optimizer, step, clip, PRECISIONS[precision])
         state.step += 1
         epoch_ends = state.step % length == 0
-        if log is not None and (state.step % log_every == 0 or epoch_ends or step == 0):
-            log(state.step, state.step / length, "train", {**_values(loss), "lr": lr * factors[epoch]})
+        if state.step % log_every == 0 or epoch_ends or step == 0:
+            values = _values(loss)
+            note = f"loss {values['loss']:.4g}"
+            if log is not None:
+                log(state.step, state.step / length, "train", {**values, "lr": lr * factors[epoch]})
         if progress is not None:
-            progress(1, "")
+            progress(1, note)
         if epoch_ends and validation is not None:
             means = validate(objective, validation, seed=seed, autocast=PRECISIONS[precision])
             _judge(state, epoch + 1, means, checkpoints)
