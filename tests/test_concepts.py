@@ -156,8 +156,8 @@ def test_contributions_sum_to_the_cosine_and_the_lists_partition_the_concepts(we
     text = text + 2 * image
     statistics = {"counts": np.arange(64), "rows": 200, "means": np.linspace(0.1, 1, 64)}
     result = explain(dictionary, image, text, weight=weight, **statistics)
-    h_v = dictionary.encode(image[None], "vision").to_dense()[0].double()
-    h_l = dictionary.encode(text[None], "language").to_dense()[0].double()
+    h_v = dictionary.encode(image[None], "vision").to_dense()[0].double().detach()
+    h_l = dictionary.encode(text[None], "language").to_dense()[0].double().detach()
     expected = float(torch.nn.functional.cosine_similarity(h_v, h_l, dim=0))
     assert sum(share.contribution for share in result.shared) == pytest.approx(expected, abs=1e-6)
     assert result.cosine == pytest.approx(expected, abs=1e-6)

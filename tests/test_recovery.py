@@ -93,6 +93,8 @@ def test_a_factor_of_one_stream_is_scored_there_and_left_out_of_the_joint_number
     assert (table["c"].concept, table["c"].auroc, list(table["c"].by_stream)) == (9, 1.0, ["language"])
     assert result.one_stream == ["c"]
     assert result.coverage.value == 0.5
+    by_group = recovery(scores, factors._replace(groups=["g", "g", "style", "g"], only={"style": "language"}))
+    assert by_group.one_stream == ["c"]
 
 
 def test_choosing_on_one_half_gives_noise_no_advantage():

@@ -28,7 +28,7 @@ COVERED = 0.9
 class Factors(NamedTuple):
     """What is known of each row: ``names`` and ``groups`` of F factor values, ``matrix (n, F)`` bool.
 
-    ``only`` maps the names of factors that one stream alone can know to that stream.
+    ``only`` maps factors that one stream alone can know, by their names or their group's, to that stream.
     """
 
     names: Sequence[str]
@@ -174,7 +174,8 @@ def checked_factors(factors: Any, scores: Mapping[str, Any]) -> Factors:
     for stream, x in scores.items():
         if x.shape[0] != len(matrix):
             raise UserError(f"scores[{stream!r}] has {x.shape[0]} rows; factors.matrix has {len(matrix)}.")
-    return known._replace(matrix=matrix)
+    alone = {name: known.only.get(name, known.only.get(group)) for name, group in zip(known.names, known.groups)}
+    return known._replace(matrix=matrix, only={name: stream for name, stream in alone.items() if stream is not None})
 
 
 def halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -66,17 +66,20 @@ def recover(
     values: Mapping[str, Tensor],
     factors: Factors | tuple[Sequence[str], Sequence[str], np.ndarray],
     *,
+    only: Mapping[str, str] | None = None,
     seed: int = 0,
     resamples: int = 200,
 ) -> RecoveryTable:
     """Score how well a dictionary's concepts, and the methods beside it, find known factors.
 
-    ``values``: stream → ``(n, d)``, row i of each stream of the same sample. The methods are named as in the summary:
+    ``values``: stream → ``(n, d)``, row i of each stream of the same sample; ``only`` adds to ``factors.only`` which
+    factors or groups one stream alone knows. The methods are named as in the summary:
     ``recovery`` (codes), ``recovery_dense`` (activations before any is left out), ``recovery_random`` and
     ``recovery_random_dense`` (an untrained VL-SAE of equal size), ``recovery_units`` and ``recovery_pca`` (either
     sign), ``recovery_ceiling``.
     """
-    known = checked_factors(factors, values)
+    given = factors if isinstance(factors, Factors) else Factors(*factors)
+    known = checked_factors(given._replace(only={**given.only, **(only or {})}), values)
     untrained = _untrained(dictionary, seed)
     some = _dense_rows(len(known.matrix), dictionary.n_concepts, seed)
     fewer = known._replace(matrix=known.matrix[some])
