@@ -1,0 +1,95 @@
+"""Where metrics go besides the run's own ``metrics.jsonl``: nowhere, or to Weights & Biases."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
+
+from vlsae.bounds import OneOf
+from vlsae.errors import UserError
+
+
+class Logger(ABC):
+    """A second home for a run's metrics. Construction is cheap; ``start`` connects."""
+
+    @abstractmethod
+    def start(self, run_id: str, folder: str, config: Mapping[str, Any]) -> None:
+        """Begin to log a run; ``run_id`` names it there, ``folder`` is the run's own directory."""
+
+    @abstractmethod
+    def log(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Log one step's values under ``split/name``."""
+
+    @abstractmethod
+    def finish(self, summary: Mapping[str, float | None], exit_code: int = 0) -> None:
+        """Log the final numbers and close."""
+
+
+class NoLogger(Logger):
+    """Logs nothing more."""
+
+    def start(self, run_id: str, folder: str, config: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def log(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def finish(self, summary: Mapping[str, float | None], exit_code: int = 0) -> None:
+        """Do nothing."""
+
+
+class WandB(Logger):
+    """Weights & Biases; ``mode=offline`` writes into the run's folder and sends nothing."""
+
+    def __init__(
+        self,
+        *,
+        project: str = "vlsae",
+        entity: str | None = None,
+        mode: Annotated[str, OneOf("offline", "online", "disabled")] = "offline",
+        tags: Sequence[str] = (),
+    ) -> None:
+        self.project = project
+        self.entity = entity
+        self.mode = mode
+        self.tags = list(tags)
+        self._run: Any = None
+
+    def start(self, run_id: str, folder: str, config: Mapping[str, Any]) -> None:
+        """Begin a W&B run that carries our run's id; a resumed run goes on under the same one.
+
+        Raises :class:`~vlsae.errors.UserError` where W&B cannot be reached or refuses.
+        """
+        import wandb
+
+        try:
+            self._run = wandb.init(
+                project=self.project,
+                entity=self.entity,
+                mode=cast(Literal["offline", "online", "disabled"], self.mode),
+                tags=self.tags,
+                name=run_id,
+                id=run_id.replace("/", "-"),
+                resume="allow" if self.mode == "online" else None,
+                dir=folder,
+                config=dict(config),
+                # Git state and the command are in the manifest; nothing of the machine is collected.
+                settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+            )
+        except wandb.errors.Error as error:
+            mend = "Use logger.mode=offline and `wandb sync` later, or logger=none."
+            raise UserError(f"Weights & Biases cannot be used: {error}", mend) from error
+
+    def log(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Log one step's values under ``split/name``."""
+        named = {f"{split}/{name}": value for name, value in values.items()}
+        self._run.log({**named, "epoch": epoch, "global_step": step})
+
+    def finish(self, summary: Mapping[str, float | None], exit_code: int = 0) -> None:
+        """Write the summary and close; online, waits until all is sent."""
+        if self._run is None:
+            return
+        self._run.summary.update({name: value for name, value in summary.items() if value is not None})
+        self._run.finish(exit_code=exit_code)
+        self._run = None
