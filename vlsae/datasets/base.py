@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def images(self, indices: Sequence[int]) -> np.ndarray | list[Image.Image]:
-        """Decode the images of the given rows: ``(n, height, width, 3)`` uint8 where all have one size, else RGB images."""
+        """Decode the images of some rows: ``(n, height, width, 3)`` uint8 where all have one size, else RGB images."""
 
     @abstractmethod
     def digest(self) -> str:
@@ -89,3 +89,10 @@ def split_of(group: str, *, seed: int = 0, validation: float = 0.2, test: float 
     if position < test:
         return "test"
     return "validation" if position < test + validation else "train"
+
+
+def sample_splits(dataset: Dataset, samples: int, settings: Mapping[str, Any]) -> list[str]:
+    """Return the split of the first samples: the source's own where the table has one, else by their group's hash."""
+    if "split" in dataset.table.column_names:
+        return list(dataset.table["split"][:samples])
+    return [split_of(group, **settings) for group in dataset.table["group"][:samples]]

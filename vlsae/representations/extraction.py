@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlsae.datasets.base import split_of
+from vlsae.datasets.base import sample_splits
 from vlsae.errors import UserError
 from vlsae.progress import progress
 
@@ -53,7 +53,7 @@ def extract_rows(
         site: SiteInfo(width=known[site].width, module=known[site].module, pooling=tokens.pooling) for site in sites
     }
     writer = StoreWriter(path, sites=infos, shard_samples=shard_samples, dtype=dtype, attributes=dict(attributes or {}))
-    splits = _splits(dataset, samples, split)
+    splits = sample_splits(dataset, samples, split)
     done = min(writer.next_shard * shard_samples, samples)
     with progress("extract", samples, "samples", done) as advance:
         for number in range(writer.next_shard, -(-samples // shard_samples)):
@@ -180,10 +180,3 @@ def _sample_table(
             table = table.drop_columns([name])
     table = table.append_column("split", pa.array(splits[first:last], pa.string()))
     return table.append_column("thumbnail", pa.array(pictures, pa.binary()))
-
-
-def _splits(dataset: Dataset, samples: int, split: Mapping[str, Any]) -> list[str]:
-    """Return each sample's split: the source's own where the table has one, else the seeded hash of its group."""
-    if "split" in dataset.table.column_names:
-        return list(dataset.table["split"][:samples])
-    return [split_of(group, **split) for group in dataset.table["group"][:samples]]
