@@ -1,0 +1,253 @@
+"""Images with captions from a local folder: loose files or zip archives, and one caption file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from vlsae.bounds import OneOf
+from vlsae.datasets.archives import ImageFiles, Location
+from vlsae.datasets.base import SPLITS, Dataset, Skipped
+from vlsae.datasets.tables import SUFFIXES, Row, is_captions, read_rows
+from vlsae.errors import MissingFile, UserError
+
+if TYPE_CHECKING:
+    import datasets as hf
+    from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+#: Images up to which ``check="auto"`` decodes every image once; above, only headers are read.
+DECODE_UP_TO = 2_000
+
+#: Threads that read and decode images.
+THREADS = 4
+
+
+@dataclass
+class Sample:
+    """One image with its captions, gathered from the rows that name it."""
+
+    id: str
+    place: str
+    location: Location
+    texts: list[str] = field(default_factory=list)
+    label: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+
+class Captions(Dataset):
+    """Images and captions from a folder.
+
+    ``path`` is the folder; ``captions`` its caption file (found where the folder holds just one) and ``images`` the
+    folder or archive of the images (default: all under ``path``). ``columns`` maps id, image, text, label, group and
+    split to the file's own column names. ``on_error="skip"`` leaves out a bad row and counts it. ``check`` says how
+    images are looked at beforehand: their ``header``, a ``full`` decoding, ``none``, or ``auto`` by their number.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        captions: str | None = None,
+        images: str | None = None,
+        columns: dict[str, str | None] | None = None,
+        on_error: Annotated[str, OneOf("raise", "skip")] = "raise",
+        check: Annotated[str, OneOf("auto", "full", "header", "none")] = "auto",
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self._captions, self._images = captions, images
+        self.columns = {key: name for key, name in (columns or {}).items() if name is not None}
+        self.on_error, self.check = on_error, check
+        self.uncaptioned: list[str] = []
+
+    @property
+    def has_images(self) -> bool:
+        """Whether samples carry an image: always."""
+        return True
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Rows that were left out, and images that have no caption."""
+        problems = self._content[1]
+        return problems + [Skipped(name, "has no caption") for name in self.uncaptioned]
+
+    @cached_property
+    def table(self) -> hf.Dataset:
+        """Every column but the pixels, one row an image."""
+        import datasets as hf
+
+        samples = self._samples
+        columns: dict[str, list[Any]] = {
+            "sample_id": [sample.id for sample in samples],
+            "texts": [sample.texts for sample in samples],
+            "labels": [{"label": sample.label} for sample in samples],
+            "source": [str(sample.location) for sample in samples],
+            "group": [sample.group or sample.id for sample in samples],
+        }
+        if all(sample.split in SPLITS for sample in samples):
+            columns["split"] = [sample.split for sample in samples]
+        return hf.Dataset.from_dict(columns)
+
+    def images(self, indices: Sequence[int]) -> list[Image.Image]:
+        """Decode the images of some rows as RGB; ``UserError`` names the row of one that cannot be read."""
+        samples = [self._samples[int(index)] for index in indices]
+        with ThreadPoolExecutor(THREADS) as pool:
+            return list(pool.map(self._decode, samples))
+
+    def digest(self) -> str:
+        """Return the SHA-256 over the caption file, the images it names, and the settings."""
+        settings = {"columns": self.columns, "on_error": self.on_error}
+        total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        total.update(hashlib.sha256(self.caption_file.read_bytes()).digest())
+        total.update(self.files.digest([sample.location for sample in self._samples]).encode())
+        return total.hexdigest()
+
+    @cached_property
+    def caption_file(self) -> Path:
+        """The file that holds the captions."""
+        if not self.path.is_dir():
+            raise MissingFile(f"There is no dataset folder {self.path}.", "Name one that exists: dataset.path=FOLDER")
+        if self._captions is not None:
+            inside = self.path / self._captions
+            return inside if inside.exists() else Path(self._captions).expanduser()
+        candidates = sorted(file for file in self.path.iterdir() if file.suffix.lower() in SUFFIXES)
+        fitting = [file for file in candidates if is_captions(file)] if len(candidates) > 1 else candidates
+        named = [file for file in fitting if "caption" in file.stem.lower()]
+        for choice in (named, fitting):
+            if len(choice) == 1:
+                return choice[0]
+        names = ", ".join(file.name for file in (fitting or candidates)) or "no caption file"
+        raise UserError(
+            f"{self.path} holds {names}; expected one file of captions ({', '.join(SUFFIXES)}).",
+            "Say which: dataset.captions=FILE",
+        )
+
+    @cached_property
+    def files(self) -> ImageFiles:
+        """The images, by name."""
+        if self._images is None:
+            return ImageFiles(self.path)
+        inside = self.path / self._images
+        return ImageFiles(inside if inside.exists() else Path(self._images).expanduser())
+
+    @property
+    def _samples(self) -> list[Sample]:
+        return self._content[0]
+
+    @cached_property
+    def _content(self) -> tuple[list[Sample], list[Skipped]]:
+        found = read_rows(self.caption_file, self.columns)
+        self.uncaptioned = found.uncaptioned
+        problems: list[Skipped] = []
+        samples = self._gather(found.rows, problems)
+        samples = self._readable(samples, problems)
+        if problems and self.on_error == "raise":
+            first, more = problems[0], len(problems) - 1
+            others = f" ({more} more {'row is' if more == 1 else 'rows are'} bad)" if more else ""
+            raise UserError(
+                f"{first.row}: {first.reason}{others}.", "Mend it, or leave such rows out: dataset.on_error=skip"
+            )
+        if not samples:
+            raise UserError(f"{self.caption_file} holds no image with a caption that can be used.")
+        return samples, problems
+
+    def _gather(self, rows: Sequence[Row], problems: list[Skipped]) -> list[Sample]:
+        """Merge rows of one image into one sample; each fault goes to ``problems`` with its row."""
+        samples: dict[str, Sample] = {}
+        for row in rows:
+            try:
+                texts = _texts(row)
+                location = self.files.find(_image_name(row))
+                identifier = location.member if row.id is None else str(row.id)
+                sample = samples.setdefault(identifier, Sample(identifier, row.place, location))
+                if sample.location != location:
+                    raise UserError(f"duplicate id {identifier!r}, first at {sample.place}")
+                sample.texts.extend(texts)
+                _set_once(sample, row)
+            except UserError as error:
+                problems.append(Skipped(row.place, error.message))
+        return list(samples.values())
+
+    def _readable(self, samples: list[Sample], problems: list[Skipped]) -> list[Sample]:
+        from vlsae.datasets.pictures import check_header, decode
+
+        level = self.check
+        if level == "auto":
+            level = "full" if len(samples) <= DECODE_UP_TO else "header"
+        if level == "none":
+            return samples
+        look = decode if level == "full" else check_header
+
+        def fault(sample: Sample) -> str | None:
+            try:
+                look(self._read(sample))
+            except UserError as error:
+                return f"{sample.location}: {error.message}"
+            return None
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            faults = list(pool.map(fault, samples))
+        problems.extend(Skipped(sample.place, found) for sample, found in zip(samples, faults) if found)
+        return [sample for sample, found in zip(samples, faults) if not found]
+
+    def _decode(self, sample: Sample) -> Image.Image:
+        from vlsae.datasets.pictures import decode
+
+        try:
+            return decode(self._read(sample))
+        except UserError as error:
+            raise UserError(
+                f"{sample.place}: {sample.location}: {error.message}.",
+                "Mend it, or find all such images first: dataset.check=full dataset.on_error=skip",
+            ) from error
+
+    def _read(self, sample: Sample) -> bytes:
+        import zipfile
+
+        try:
+            return self.files.read(sample.location)
+        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            raise UserError(f"unreadable file ({error})") from error
+
+
+def _texts(row: Row) -> list[str]:
+    texts = list(_strings(row.texts))
+    if not texts:
+        raise UserError("no caption")
+    return texts
+
+
+def _strings(texts: Sequence[Any]) -> Iterator[str]:
+    for text in texts:
+        if text is None or (isinstance(text, str) and not text.strip()):
+            raise UserError("empty caption")
+        if not isinstance(text, str):
+            raise UserError(f"caption {text!r} is {type(text).__name__}; expected text")
+        yield text.strip()
+
+
+def _image_name(row: Row) -> str:
+    if not isinstance(row.image, str) or not row.image.strip():
+        raise UserError(f"image {row.image!r}; expected a file name")
+    return row.image.strip()
+
+
+def _set_once(sample: Sample, row: Row) -> None:
+    """Take label, group and split from the first row that gives them; a second row may not say otherwise."""
+    values: Mapping[str, Any] = {"label": row.label, "group": row.group, "split": row.split}
+    for name, value in values.items():
+        if value is None or value == "":
+            continue
+        before = getattr(sample, name)
+        if before is not None and before != str(value):
+            raise UserError(f"{name} {value!r} of {sample.id!r} contradicts {before!r}")
+        setattr(sample, name, str(value))
