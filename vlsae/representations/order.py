@@ -146,3 +146,21 @@ def _permutation(n: int, entropy: tuple[int, ...]) -> Indices:
     """Return a permutation of n that no version of NumPy changes: only raw bits are promised to stay."""
     bits = np.random.PCG64(np.random.SeedSequence([part % 2**64 for part in entropy]))
     return np.argsort(bits.random_raw(n), kind="stable")
+
+
+def sample_positions(n: int, count: int, seed: int) -> Indices:
+    """Return ``count`` of the positions 0…n−1, ascending, drawn by the seed; all of them where there are no more."""
+    if count < 1:
+        raise UserError(f"The number of rows must be at least 1; got {count}.")
+    if count >= n:
+        return np.arange(n)
+    if 2 * count > n:
+        return np.sort(_permutation(n, (seed,))[:count])
+    # Few of many: drawing again what came twice needs memory for the drawn ones only.
+    bits = np.random.PCG64(np.random.SeedSequence(seed % 2**64))
+    drawn = np.zeros(0, np.int64)
+    while len(drawn) < count:
+        more = (bits.random_raw(count) % np.uint64(n)).astype(np.int64)
+        drawn = np.concatenate([drawn, more])
+        drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
+    return np.sort(drawn[:count])

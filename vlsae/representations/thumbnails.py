@@ -32,8 +32,9 @@ def _encoded(image: Image.Image | np.ndarray, side: int) -> bytes:
         # The least effort: at this size it costs a tenth more bytes and takes a fraction of the time.
         picture.convert("RGB").save(buffer, "PNG", compress_level=1)
     else:
-        # A smaller copy first: converting and filtering every pixel of a large photo would cost more than the rest.
-        picture = picture.copy() if picture.mode in ("RGB", "L") else picture.convert("RGB")
-        picture.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
+        scale = side / max(picture.size)
+        width, height = (max(1, round(length * scale)) for length in picture.size)
+        picture = picture if picture.mode in ("RGB", "L") else picture.convert("RGB")
+        small = picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        small.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
