@@ -142,8 +142,11 @@ def _summarise(run: Run, store: Store, dataset: Dataset) -> None:
     for site, info in store.sites.items():
         metrics[f"width/{site}"] = Measure(info.width, "dimensions")
     metrics["stored"] = Measure(_bytes(store.path), "bytes")
-    for skipped in dataset.skipped[:20]:
-        logger.warning("left out %s: %s", skipped.row, skipped.reason)
+    by_reason: dict[str, list[str]] = {}
+    for skipped in dataset.skipped:
+        by_reason.setdefault(skipped.reason, []).append(skipped.row)
+    for reason, rows in by_reason.items():
+        logger.warning("left out %d: %s (%s%s)", len(rows), reason, ", ".join(rows[:3]), "…" if len(rows) > 3 else "")
     run.write_summary(metrics)
 
 

@@ -80,7 +80,8 @@ def _recovery(dictionary: Any, held_out: HeldOut, config: Mapping[str, Any], run
     from vlsae.config import target_class
     from vlsae.dictionaries.recovery import recover
 
-    factors_of = getattr(target_class(config["dataset"]), "factors", None)
+    dataset = target_class(config["dataset"])
+    factors_of = getattr(dataset, "factors", None)
     if factors_of is None or not held_out.paired or held_out.samples.num_rows < FEWEST_FOR_RECOVERY:
         return {}
     result = recover(dictionary, held_out.values, factors_of(held_out.samples), seed=config["seed"])

@@ -16,7 +16,7 @@ from vlsae.stages.upstream import require
 if TYPE_CHECKING:
     from vlsae.dictionaries.auxiliary import AuxiliaryAutoencoder
     from vlsae.runs import Run
-    from vlsae.training.fitting import FitResult
+    from vlsae.training import FitResult
 
 logger = logging.getLogger(__name__)
 

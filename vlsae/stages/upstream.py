@@ -59,7 +59,7 @@ def require(stage: str, config: Mapping[str, Any], run: Run) -> Run:
 
 def confirm(root: Path, step: Step, config: Mapping[str, Any]) -> None:
     """Ask before upstream work of more than ten minutes; without a terminal ``--yes`` is needed."""
-    if config["yes"] or config["upstream"] == "require" or config.get("run"):
+    if config["assume_yes"] or config["upstream"] == "require" or config.get("run"):
         return
     missing = [parent for parent in step.parents if config["force"] or find(root, parent) is None]
     seconds = {parent.stage: stage_module(parent.stage).estimate(parent.config).seconds or 0.0 for parent in missing}
