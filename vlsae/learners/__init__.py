@@ -1,0 +1,19 @@
+"""Learners: representations trained from raw samples."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlsae.learners.align import Align
+
+_HOMES = {"Align": "align"}
+
+__all__ = ["Align"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"vlsae.learners.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'vlsae.learners' has no attribute {name!r}")
