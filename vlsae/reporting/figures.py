@@ -1,0 +1,111 @@
+"""Figures as SVG that takes the page's text colour, each with its data beside it as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlsae.runs.files import write_atomic
+
+#: Colours that read on white and on black (Okabe and Ito's, the darkest and the lightest left out).
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES = ("-", "--", ":", "-.")
+
+#: What text and axes are drawn in, to be replaced by the page's own colour.
+_INK = "#010203"
+
+_SETTINGS: Any = {
+    # Names of numbers are no formulas, whatever signs they hold.
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _INK,
+    "grid.alpha": 0.15,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure: its name in files, its title, its SVG, the rows it was drawn from, and a description in words."""
+
+    name: str
+    title: str
+    svg: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    description: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Write ``<name>.svg`` and ``<name>.csv`` into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / f"{self.name}.svg", self.svg)
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        write_atomic(folder / f"{self.name}.csv", buffer.getvalue())
+
+
+@contextmanager
+def canvas(name: str, width: float = 6.4, height: float = 3.4) -> Iterator[tuple[Any, list[str]]]:
+    """Give axes to draw on and a list whose one entry is the SVG once the block ends."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Drawing
+
+    drawn: list[str] = []
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
+        drawing = Drawing(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(drawing)
+        yield drawing.subplots(), drawn
+        buffer = io.StringIO()
+        drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        drawn.append(_for_the_page(buffer.getvalue(), name))
+
+
+def log_axis(axes: Any, which: str) -> None:
+    """Make the x or y axis logarithmic, its ticks labelled with plain numbers."""
+    from matplotlib.ticker import LogFormatter
+
+    getattr(axes, f"set_{which}scale")("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+
+
+def legend(axes: Any) -> None:
+    """Put the legend above the axes, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(labels)), fontsize=9)
+
+
+def _for_the_page(svg: str, name: str) -> str:
+    """Return the bare ``<svg>`` element, scaling, in the page's colour, its ids unique on the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = svg.replace(_INK, "currentColor")
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'^<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", svg)
+    return re.sub(r'^<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", svg)
