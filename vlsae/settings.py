@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {
     "upstream": Annotated[str, OneOf("auto", "require")],
     "force": bool,
     "verify": bool,
-    "yes": bool,
+    "assume_yes": bool,
     "split.seed": Whole,
     "split.validation": Share,
     "split.test": Share,

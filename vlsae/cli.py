@@ -1,0 +1,178 @@
+"""The command line: options become overrides, errors become exit codes.
+
+Nothing heavy is imported here, so that help answers at once: torch, Hydra and the models come with the work itself.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vlsae import __version__
+from vlsae.commands.help import StageCommand
+
+SUMMARIES = {
+    "extract": "Run a model over a dataset and store its representations.",
+    "train": "Fit an objective, such as a dictionary on representations.",
+    "probe": "Ask what a layer, a neuron or a concept holds.",
+    "aqi": "Score how far apart safe and unsafe inputs lie by layer.",
+    "enhance": "Put concepts back into the model; a task before and after.",
+}
+
+#: Where ``--layer`` goes.
+LAYER_KEYS = {"extract": "extract.sites", "train": "train.sites"}
+
+#: Commands whose modules are imported when they are called: name → (module, summary).
+LAZY = {"runs": ("vlsae.commands.runs", "List, show, compare, resume and remove runs.")}
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports the groups of ``LAZY`` only when one of them is called."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by name, importing it where needed."""
+        if cmd_name in LAZY and cmd_name not in self.commands:
+            module, summary = LAZY[cmd_name]
+            command = typer.main.get_command(importlib.import_module(module).app)
+            command.name, command.help = cmd_name, command.help or summary
+            self.add_command(command, cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands, the stages first."""
+        return [*self.commands, *(name for name in LAZY if name not in self.commands)]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help without importing the lazy commands."""
+        for name, (_, summary) in LAZY.items():
+            if name not in self.commands:
+                self.add_command(TyperGroup(name=name, help=summary), name)
+        super().format_help(ctx, formatter)
+
+
+app = typer.Typer(
+    name="vlsae",
+    cls=LazyGroup,
+    help="Find, name, measure and use the concepts inside vision-language and language models.",
+    epilog="Start with: vlsae train model=clip",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def _shorthand(names: str, key: str, what: str, metavar: str) -> Any:
+    return typer.Option(*names.split(), help=f"{what} ({key}={metavar})", metavar=metavar, show_default=False)
+
+
+def _switch(names: str, key: str, what: str) -> Any:
+    return typer.Option(*names.split(), help=f"{what} ({key}=true)", show_default=False)
+
+
+def _plain(names: str, what: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names.split(), help=what, metavar=metavar, show_default=False)
+
+
+def stage_command(stage: str) -> Callable[..., int]:
+    """Return the function behind the command of a stage."""
+    layer_key = LAYER_KEYS.get(stage, "extract.sites")
+
+    def run(
+        overrides: Annotated[
+            list[str] | None,
+            typer.Argument(help="Hydra's overrides: group=choice, key=value, +key=value, ~key.", show_default=False),
+        ] = None,
+        model: Annotated[str | None, _shorthand("--model", "model", "The model", "NAME")] = None,
+        dataset: Annotated[str | None, _shorthand("--dataset", "dataset", "The dataset", "NAME")] = None,
+        layer: Annotated[str | None, _shorthand("--layer", layer_key, "The sites in the model", "SITES")] = None,
+        run: Annotated[str | None, _shorthand("--run", "run", "An earlier run to read from", "RUN")] = None,
+        name: Annotated[str | None, _shorthand("--name", "name", "The run's own name", "NAME")] = None,
+        seed: Annotated[str | None, _shorthand("--seed", "seed", "Initialisation and order", "N")] = None,
+        limit: Annotated[str | None, _shorthand("--limit", "limit", "At most this many samples", "N")] = None,
+        device: Annotated[str | None, _shorthand("--device", "hardware.device", "The device", "DEVICE")] = None,
+        force: Annotated[bool, _switch("--force", "force", "Make upstream runs anew")] = False,
+        verify: Annotated[bool, _switch("--verify", "verify", "Digest large files whole")] = False,
+        yes: Annotated[bool, _switch("--yes", "assume_yes", "Do not ask before long upstream work")] = False,
+        multirun: Annotated[bool, _plain("-m --multirun", "Run every combination of k=1,2,…")] = False,
+        dry_run: Annotated[bool, _plain("--dry-run", "Show configuration, plan and cost; write nothing.")] = False,
+        config_dir: Annotated[
+            Path | None, _plain("--config-dir", "A folder of configurations of your own, which comes first.", "FOLDER")
+        ] = None,
+        plugin: Annotated[
+            list[str] | None, _plain("--plugin", "A module or file with classes of your own.", "FILE_OR_MODULE")
+        ] = None,
+        debug: Annotated[bool, _plain("--debug", "Show tracebacks and the log's details.")] = False,
+    ) -> int:
+        from vlsae.commands.stage import Request, run_stage_command
+
+        options = {
+            "model": model,
+            "dataset": dataset,
+            layer_key: layer,
+            "run": run,
+            "name": name,
+            "seed": seed,
+            "limit": limit,
+            "hardware.device": device,
+            "force": force,
+            "verify": verify,
+            "assume_yes": yes,
+        }
+        return run_stage_command(
+            Request(stage, options, overrides or [], config_dir, tuple(plugin or ()), debug),
+            multirun=multirun,
+            dry_run=dry_run,
+        )
+
+    return run
+
+
+for _stage, _summary in SUMMARIES.items():
+    app.command(_stage, help=_summary, cls=StageCommand)(stage_command(_stage))
+
+
+@app.command("report")
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Runs: a path, a run id, or …/latest.", metavar="RUN...")],
+    debug: Annotated[bool, _plain("--debug", "Show tracebacks.")] = False,
+) -> int:
+    """Write the report page of runs and print where it lies."""
+    from vlsae.commands.report import write_reports
+
+    return write_reports(runs)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 1 a bug, 2 the user can mend it, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = typer.main.get_command(app).main(args=words, prog_name="vlsae", standalone_mode=False)
+    except BaseException as error:
+        from vlsae.commands.failures import explain
+
+        return explain(error, words)
+    return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

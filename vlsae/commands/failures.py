@@ -1,0 +1,102 @@
+"""Errors become a few lines and an exit code: 2 for what the user can mend, 1 for a bug, 130 for an interruption."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from vlsae.errors import UserError, nearest
+
+DONE, BUG, MENDABLE, INTERRUPTED = 0, 1, 2, 130
+
+_OF_THE_SYSTEM = {
+    errno.ENOSPC: "Free some space, or set VLSAE_RUNS or runs_dir to a folder on another disk.",
+    errno.EDQUOT: "Free some space, or set VLSAE_RUNS or runs_dir to a folder on another disk.",
+    errno.EACCES: "Change the permissions, or name another place.",
+    errno.EROFS: "Name a place that may be written to.",
+    errno.ENOENT: "Check the path.",
+}
+
+
+def explain(error: BaseException, words: Sequence[str] = ()) -> int:
+    """Write what went wrong to stderr and return the exit code; ``words`` are the command's own."""
+    code = exit_code(error)
+    if "--debug" in words or code == BUG:
+        traceback.print_exception(error)
+    if isinstance(error, SystemExit):
+        return code
+    _write(*_lines(error, words))
+    return code
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code that an error means."""
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return INTERRUPTED
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else DONE if error.code is None else BUG
+    return MENDABLE if _is_mendable(error) else BUG
+
+
+def message(error: BaseException) -> str:
+    """Return an error's own words, with its type where it is a bug."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _is_mendable(error: BaseException) -> bool:
+    of_system = isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM
+    return isinstance(error, UserError) or of_system or _is_usage(error) or _is_memory(error)
+
+
+def _lines(error: BaseException, words: Sequence[str]) -> list[str]:
+    if exit_code(error) == INTERRUPTED:
+        return ["Interrupted."]
+    if isinstance(error, UserError):
+        return str(error).splitlines()
+    if _is_usage(error):
+        return _usage(error, words)
+    if _is_memory(error):
+        first = (str(error).splitlines() or ["Out of memory."])[0]
+        return [first, "Use a smaller extract.batch_size or train.batch_size, or hardware=cpu."]
+    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+        place = f": {error.filename}" if error.filename else "."
+        return [f"{error.strerror}{place}", _OF_THE_SYSTEM[error.errno]]
+    return ["This is a bug in vlsae. Please report it with the traceback above and the command."]
+
+
+def _usage(error: Any, words: Sequence[str]) -> list[str]:
+    option = getattr(error, "option_name", None)
+    context = getattr(error, "ctx", None)
+    if option is None or not getattr(error, "message", "").startswith("No such option"):
+        help_line = f"See `{context.command_path} --help`." if context is not None else "See `vlsae --help`."
+        return [error.format_message(), help_line]
+    known = [name for one in context.command.params for name in one.opts] if context is not None else []
+    typed = _typed(option, words)
+    close = nearest(f"--{typed.lstrip('-')}", [*known, "--help"], limit=1)
+    mend = f"Did you mean {close[0]}?" if close else f"Options: {', '.join(known)}."
+    return [f"There is no option {typed!r}.", mend]
+
+
+def _typed(option: str, words: Sequence[str]) -> str:
+    """Return the whole word behind an option that was read letter by letter, as in ``-seed``."""
+    if option.startswith("--"):
+        return option
+    whole = (word for word in words if word.startswith("-") and not word.startswith("--") and option[1:] in word)
+    return next(whole, option)
+
+
+def _is_usage(error: BaseException) -> bool:
+    return hasattr(error, "format_message") and getattr(error, "exit_code", None) == MENDABLE
+
+
+def _is_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _write(*lines: str) -> None:
+    for number, line in enumerate(lines):
+        typer.echo(line if number else f"vlsae: {line}", err=True)

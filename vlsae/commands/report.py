@@ -1,0 +1,19 @@
+"""`vlsae report`: write the report page of runs again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def write_reports(references: Sequence[str]) -> int:
+    """Write the page of each run and print its path; all references are resolved before the first page is written."""
+    import typer
+
+    from vlsae.reporting import write_report
+    from vlsae.runs import resolve, runs_root
+
+    root = runs_root()
+    for path in [resolve(reference, root) for reference in references]:
+        write_report(path)
+        typer.echo(str(path / "report.html"))
+    return 0
