@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,6 +74,19 @@ class Align(Objective):
         self.temperature_lr_scale = temperature_lr_scale
         self.label_smoothing, self.reduce, self.mask_duplicates = label_smoothing, reduce, mask_duplicates
         self.optimizer_name, self.weight_decay, self.beta2 = optimizer_name, weight_decay, beta2
+
+    def prepare(self, images: Any = None, texts: Sequence[str] | None = None) -> Batch:
+        """Preprocess images and tokenize texts as the trained model will."""
+        pixels = None if images is None else self._pixels(images)
+        return Batch(pixels, None if texts is None else self._tokenizer(list(texts)))
+
+    @cached_property
+    def _pixels(self) -> Any:
+        return self.architecture.pixels()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return self.architecture.tokenizer()
 
     def loss(self, batch: Batch | Mapping[str, Tensor], step: int = 0) -> Loss:
         """Return the loss of a batch of n pixels ``(n, 3, height, width)`` and n token rows ``(n, length)``."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vlsae.errors import MissingFile, UserError
 from vlsae.models.checkpoints import CONFIG_NAME, TOKENIZER_NAMES, read_config
 from vlsae.models.clip import BUNDLED
 from vlsae.models.open_clip_tables import architecture_config
+
+if TYPE_CHECKING:
+    from vlsae.models.pixels import Pixels
 
 #: Where each named size lies in open_clip's configuration.
 _PLACES = {
@@ -34,6 +37,20 @@ class Architecture:
     config: dict[str, Any]
     preprocess: dict[str, Any]
     tokenizer_files: list[Path] = field(default_factory=list)
+    name: str | None = None
+
+    def pixels(self) -> Pixels:
+        """Return the evaluation transform of images."""
+        from vlsae.models.pixels import Pixels
+
+        return Pixels(self.preprocess, self.config["vision_cfg"].get("image_size", 224))
+
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """Return texts → ``(c, length)`` ids, by the folder's own tokenizer or the one open_clip gives the name."""
+        import open_clip
+
+        folder = self.tokenizer_files[0].parent if self.tokenizer_files else None
+        return open_clip.get_tokenizer(self.name if folder is None else f"local-dir:{folder}")
 
     def towers(self) -> nn.Module:
         """Return the towers with open_clip's own random initialisation."""
@@ -70,6 +87,7 @@ def architecture_of(name: str, changes: Mapping[str, int | None]) -> Architectur
         MissingFile: the folder lacks its configuration.
         UserError: open_clip knows no such name, or a width does not divide into heads.
     """
+    known = None
     folder = BUNDLED if name == "bundled" else Path(name.removeprefix("path:")).expanduser()
     if (folder / CONFIG_NAME).is_file():
         config, preprocess = read_config(folder / CONFIG_NAME)
@@ -78,13 +96,14 @@ def architecture_of(name: str, changes: Mapping[str, int | None]) -> Architectur
         raise MissingFile(f"objective.architecture={name}: {folder} holds no {CONFIG_NAME}.")
     else:
         config, preprocess, files = architecture_config(name), {}, []
+        known = name
     config = json.loads(json.dumps(config))
     for key, value in changes.items():
         if value is not None:
             part, leaf = _PLACES[key]
             (config if part is None else config[part])[leaf] = value
     _check_heads(config)
-    return Architecture(config, preprocess, files)
+    return Architecture(config, preprocess, files, known)
 
 
 def _check_heads(config: Mapping[str, Any]) -> None:

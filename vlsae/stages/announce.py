@@ -32,6 +32,7 @@ MOST = 24
 
 def announce(run: Run) -> None:
     """Print the run's main numbers and its folder."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -39,9 +40,15 @@ def announce(run: Run) -> None:
     summary = run.path / "summary.json"
     metrics = json.loads(summary.read_text())["metrics"] if summary.exists() else {}
     names = [name for name in FIRST if name in metrics] + [name for name in metrics if name not in FIRST]
-    table = Table(title=run.id + (" (partial: --limit)" if run.manifest.get("partial") else ""), title_justify="left")
-    for heading, side in (("metric", "left"), ("value", "right"), ("95 % interval", "right"), ("unit", "left")):
-        table.add_column(heading, justify=side, overflow="fold")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=run.id + (" (partial: --limit)" if run.manifest.get("partial") else ""),
+        title_justify="left",
+    )
+    table.add_column("metric", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    table.add_column("unit", overflow="ellipsis", no_wrap=True)
     for name in names[:MOST]:
         table.add_row(name, *_cells(metrics[name]))
     console.print(table)

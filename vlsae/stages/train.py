@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsae.errors import UserError
+from vlsae.stages.fitting import fit_in_run, training_metrics
 from vlsae.stages.hardware import use_hardware
 from vlsae.stages.launch import Estimate, Step
 from vlsae.stages.upstream import require
@@ -16,7 +17,6 @@ from vlsae.stages.upstream import require
 if TYPE_CHECKING:
     from vlsae.dictionaries.auxiliary import AuxiliaryAutoencoder
     from vlsae.runs import Run
-    from vlsae.training import FitResult
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def source(config: Mapping[str, Any]) -> str:
     """Return what the objective learns from: ``representations`` or ``samples``."""
     from vlsae.config import target_class
 
-    own = target_class(config["objective"]).source
+    own = getattr(target_class(config["objective"]), "source", "representations")
     asked = config["train"]["source"]
     if asked not in ("auto", own):
         raise UserError(
@@ -118,7 +118,7 @@ def train_dictionary(config: Mapping[str, Any], run: Run) -> None:
         auxiliary.save_pretrained(run.path / "auxiliary")
     width = auxiliary.width if auxiliary is not None else _common_width(store, sites)
     objective = build(config["objective"], width=width)
-    result = _fit(objective, readers, config, run)
+    result = fit_in_run(objective, readers, config, run)
     dictionary = objective.product().eval()
     dictionary.save_pretrained(run.path / "dictionary")
     _describe_input(run.path / "dictionary", upstream.id, sites, auxiliary is not None)
@@ -128,7 +128,7 @@ def train_dictionary(config: Mapping[str, Any], run: Run) -> None:
     if auxiliary is not None:
         rows = rows.mapped(auxiliary.encode)
     metrics = held_out.measure(dictionary, rows, config, run)
-    metrics |= _training_metrics(result)
+    metrics |= training_metrics(result)
     run.write_summary(metrics)
     held_out.write_concepts(dictionary, store, sites, auxiliary, settings["evaluate"]["concepts"], run)
     write_report(run.path)
@@ -214,59 +214,8 @@ def _fit_auxiliary(store: Any, sites: Mapping[str, str], config: Mapping[str, An
     )
     readers = _readers(store, sites, config, batch_size=settings["batch_size"])
     training = {"epochs": settings["epochs"], "lr": settings["lr"], "schedule": "cosine", "warmup_epochs": 0}
-    _fit(auxiliary, readers, config, run, prefix="auxiliary", **training)
+    fit_in_run(auxiliary, readers, config, run, prefix="auxiliary", **training)
     return auxiliary.eval().requires_grad_(False)
-
-
-def _fit(
-    objective: Any,
-    readers: Mapping[str, Any],
-    config: Mapping[str, Any],
-    run: Run,
-    prefix: str = "",
-    **changes: Any,
-) -> FitResult:
-    from vlsae.progress import progress
-    from vlsae.training import fit
-
-    settings = {**config["train"], **changes}
-    folder = run.path / "checkpoints" / prefix if prefix else run.path / "checkpoints"
-    names = f"{prefix}/" if prefix else ""
-
-    def log(step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        run.log_metrics(step, epoch, split, **{names + name: value for name, value in values.items()})
-
-    total = settings["epochs"] * readers["train"].steps_per_epoch
-    with progress(prefix or "train", total, "steps") as advance:
-        return fit(
-            objective,
-            readers["train"],
-            epochs=settings["epochs"],
-            lr=settings["lr"],
-            schedule=settings["schedule"],
-            warmup_epochs=settings["warmup_epochs"],
-            run_directory=folder,
-            log=log,
-            validation=readers["validation"],
-            patience=settings["patience"],
-            checkpoint_every=settings["checkpoint_every"],
-            log_every=settings["log_every"],
-            clip=settings["clip"],
-            seed=config["seed"],
-            resume=True,
-            progress=advance,
-            on_resume=lambda step: run.truncate_metrics(step),
-        )
-
-
-def _training_metrics(result: FitResult) -> dict[str, Any]:
-    from vlsae.runs import Measure
-
-    return {
-        "steps": Measure(result.steps, "steps"),
-        "best_epoch": Measure(result.best_epoch, "epochs"),
-        "loss/validation": Measure(result.best_loss, "squared units"),
-    }
 
 
 def _describe_input(folder: Path, extraction: str, sites: Mapping[str, str], auxiliary: bool) -> None:

@@ -38,9 +38,9 @@ def require(stage: str, config: Mapping[str, Any], run: Run) -> Run:
     from vlsae.runs import fingerprint_lock, input_run
 
     if config.get("run"):
-        found = input_run(config["run"], run.root, stage)
-        run.add_parent(found.id)
-        return found
+        named = input_run(config["run"], run.root, stage)
+        run.add_parent(named.id)
+        return named
     step = describe(stage, config)
     with fingerprint_lock(run.root, step.fingerprint):
         found = None if config["force"] else find(run.root, step)
@@ -99,6 +99,7 @@ def _interrupted(root: Path, step: Step) -> Path | None:
     from vlsae.runs import entries_of
 
     for entry in entries_of(root, step.stage):
-        if entry.status == "interrupted" and entry.manifest["fingerprint"] == step.fingerprint:
+        manifest = entry.manifest or {}
+        if entry.status == "interrupted" and manifest.get("fingerprint") == step.fingerprint:
             return entry.path
     return None

@@ -1,0 +1,64 @@
+"""The training loop inside a run: checkpoints, metrics and progress go where the run keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from vlsae.progress import progress
+
+if TYPE_CHECKING:
+    from vlsae.runs import Measure, Run
+    from vlsae.training import FitResult
+
+
+def fit_in_run(
+    objective: Any,
+    readers: Mapping[str, Any],
+    config: Mapping[str, Any],
+    run: Run,
+    prefix: str = "",
+    **changes: Any,
+) -> FitResult:
+    """Fit an objective by the run's ``train`` node; ``changes`` replace single settings, ``prefix`` sets it apart."""
+    from vlsae.training import fit
+
+    settings = {**config["train"], **changes}
+    folder = run.path / "checkpoints" / prefix if prefix else run.path / "checkpoints"
+    names = f"{prefix}/" if prefix else ""
+
+    def log(step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        run.log_metrics(step, epoch, split, **{names + name: value for name, value in values.items()})
+
+    total = settings["epochs"] * readers["train"].steps_per_epoch
+    with progress(prefix or "train", total, "steps") as advance:
+        return fit(
+            objective,
+            readers["train"],
+            epochs=settings["epochs"],
+            lr=settings["lr"],
+            schedule=settings["schedule"],
+            warmup_epochs=settings["warmup_epochs"],
+            run_directory=folder,
+            log=log,
+            validation=readers["validation"],
+            patience=settings["patience"],
+            checkpoint_every=settings["checkpoint_every"],
+            log_every=settings["log_every"],
+            clip=settings["clip"],
+            seed=config["seed"],
+            resume=True,
+            progress=advance,
+            on_resume=lambda step: run.truncate_metrics(step),
+        )
+
+
+def training_metrics(result: FitResult) -> dict[str, Measure]:
+    """Return what the summary says of the training itself."""
+    from vlsae.runs import Measure
+
+    return {
+        "steps": Measure(result.steps, "steps"),
+        "best_epoch": Measure(result.best_epoch, "epochs"),
+        "loss/validation": Measure(result.best_loss, "squared units"),
+    }

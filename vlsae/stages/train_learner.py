@@ -1,0 +1,42 @@
+"""Training a learner on raw samples: what comes out is a model that ``model.checkpoint=path:…/model`` loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlsae.runs import Run
+
+
+def train_learner(config: Mapping[str, Any], run: Run) -> None:
+    """Train a learner, keep its best weights under ``model/`` and measure retrieval on held-out samples."""
+    from vlsae.config import build
+    from vlsae.learners.retrieval import retrieval
+    from vlsae.reporting import write_report
+    from vlsae.stages.fitting import fit_in_run, training_metrics
+    from vlsae.training.samples import SampleReader
+
+    dataset, settings = build(config["dataset"]), config["train"]
+    learner = build(config["objective"])
+    readers = {
+        split: SampleReader(
+            dataset,
+            learner,
+            batch_size=settings["batch_size"],
+            split=split,
+            split_settings=config["split"],
+            seed=config["seed"],
+            shuffle=settings["shuffle"] and split == "train",
+            limit=config["limit"],
+        )
+        for split in ("train", "validation")
+    }
+    result = fit_in_run(learner, readers, config, run)
+    product = learner.product()
+    product.save_pretrained(run.path / "model")
+    metrics = training_metrics(result)
+    if readers["validation"].n_rows:
+        metrics |= retrieval(product.eval(), readers["validation"])
+    run.write_summary(metrics)
+    write_report(run.path)
