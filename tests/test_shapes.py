@@ -237,6 +237,8 @@ def test_settings_of_questions_ask_after_what_their_names_say() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="even"):
         Shapes(n=3, twins=True)
+    with pytest.raises(UserError, match="exclude"):
+        Shapes(n=4, twins=True, simple=True)
     with pytest.raises(UserError, match=r"0…9"):
         Shapes(n=10).images([10])
     with pytest.raises(UserError, match="adversarial"):

@@ -42,8 +42,8 @@ class Shapes(Dataset):
 
     ``part`` holds out combinations of colour and shape (``seen``, ``unseen``, ``all``). ``hard`` draws small, faint,
     noisy, hidden objects. With ``twins`` rows 2i and 2i + 1 differ in exactly one factor (``labels.twin``). ``detail``
-    chooses the captions (:func:`vlsae.datasets.shapes_captions.captions`); ``single``, ``imbalance`` and
-    ``cooccurrence`` bend the distribution (:class:`vlsae.datasets.shapes_world.Recipe`).
+    chooses the captions (:func:`vlsae.datasets.shapes_captions.captions`); ``single``, ``imbalance``,
+    ``cooccurrence`` and ``simple`` bend the distribution (:class:`vlsae.datasets.shapes_world.Recipe`).
     ``labels.gradient`` shows in the image alone, ``labels.style`` in the caption alone.
     """
 
@@ -61,11 +61,14 @@ class Shapes(Dataset):
         single: Annotated[float, Range(0, 1)] = 0.0,
         imbalance: Annotated[float, Range(0, 5)] = 0.0,
         cooccurrence: Annotated[float, Range(0, 1)] = 0.0,
+        simple: bool = False,
     ) -> None:
+        if twins and simple:
+            raise UserError("dataset.twins and dataset.simple exclude each other.", "Simple scenes vary in too little.")
         if twins and n % 2:
             raise UserError(f"dataset.twins draws pairs, and dataset.n is {n}.", "Take an even n.")
         self.n, self.seed, self.size, self.hard, self.detail = n, seed, size, hard, detail
-        self.recipe = Recipe(max_objects, part, hard, twins, single, imbalance, cooccurrence)
+        self.recipe = Recipe(max_objects, part, hard, twins, single, imbalance, cooccurrence, simple)
         self.block = 2 if twins else 1
 
     def __len__(self) -> int:

@@ -43,7 +43,8 @@ class Recipe:
     ``part``: which combinations of colour and shape occur (``seen``, ``unseen``, ``all``); ``single``: share of scenes
     with one object beyond what ``max_objects`` gives; ``imbalance``: exponent of a power law over colours and shapes;
     ``cooccurrence``: probability that a further object has the partner shape of the first; ``hard``: smaller, textured,
-    shaken objects that may hide each other.
+    shaken objects that may hide each other; ``simple``: large solid objects at the centres of their places, on flat
+    grounds, from which a model learns shapes first.
     """
 
     max_objects: int = SLOTS
@@ -53,6 +54,7 @@ class Recipe:
     single: float = 0.0
     imbalance: float = 0.0
     cooccurrence: float = 0.0
+    simple: bool = False
 
 
 @dataclass
@@ -150,6 +152,10 @@ def _free(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, recipe: R
     tint = rng.integers(-12, 13, size=(n, SLOTS, 3), dtype=np.int8)
     noise, wording = rng.integers(2**31, size=(2, n), dtype=np.int64)
     none = np.full(n, -1, np.int8)
+    if recipe.simple:
+        size[:] = len(SIZES) - 1
+        for part in (texture, gradient, shift, tint):
+            part[:] = 0
     return Scenes(
         count, shape, color, size, texture, place, background, gradient, style, shift, tint, noise, wording, none, none
     )
