@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vlsae.runs import Run
 
-#: Metrics shown first, in this order; the others follow in the summary's own order.
+#: Metrics shown, in this order; a run that has none of them shows all it has.
 FIRST = (
     "explained_variance/vision",
     "explained_variance/language",
@@ -26,9 +26,6 @@ FIRST = (
     "recovery_ceiling/auroc",
 )
 
-#: Lines of the table; a longer summary is cut and says so.
-MOST = 24
-
 
 def announce(run: Run) -> None:
     """Print the run's main numbers and its folder."""
@@ -39,21 +36,18 @@ def announce(run: Run) -> None:
     console = Console()
     summary = run.path / "summary.json"
     metrics = json.loads(summary.read_text())["metrics"] if summary.exists() else {}
-    names = [name for name in FIRST if name in metrics] + [name for name in metrics if name not in FIRST]
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=run.id + (" (partial: --limit)" if run.manifest.get("partial") else ""),
-        title_justify="left",
-    )
+    names = [name for name in FIRST if name in metrics] or list(metrics)
+    title = run.id + (" (partial: --limit)" if run.manifest["identity"].get("limit") else "")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
-    table.add_column("unit", overflow="ellipsis", no_wrap=True)
-    for name in names[:MOST]:
+    table.add_column("unit", no_wrap=True)
+    for name in names:
         table.add_row(name, *_cells(metrics[name]))
     console.print(table)
-    if len(names) > MOST:
-        console.print(f"… and {len(names) - MOST} more in summary.json")
+    if len(names) < len(metrics):
+        console.print(f"{len(metrics) - len(names)} more metrics in summary.json")
     report = run.path / "report.html"
     console.print(f"run    {run.path}", soft_wrap=True)
     if report.exists():
@@ -62,7 +56,7 @@ def announce(run: Run) -> None:
 
 def _cells(metric: dict) -> tuple[str, str, str]:
     low, high = metric["low"], metric["high"]
-    interval = "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+    interval = "" if low is None or high is None else f"{low:.3g} to {high:.3g}"
     return _number(metric["value"]), interval, metric["unit"]
 
 
