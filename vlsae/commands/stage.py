@@ -111,6 +111,8 @@ def set_up_logging(debug: bool) -> None:
     from rich.logging import RichHandler
 
     logger = logging.getLogger("vlsae")
+    # Some libraries give the root logger a handler of its own, which would show each line twice.
+    logger.propagate = False
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     if not any(isinstance(handler, RichHandler) for handler in logger.handlers):
         console = Console(stderr=True)
