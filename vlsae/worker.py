@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from vlsae.errors import UserError
 from vlsae.runs import Run
+from vlsae.runs.run import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -28,40 +31,61 @@ def run_stage(run: Run | str | Path) -> Run:
     Takes a run whose lock is held, or a run's directory. The run ends done, failed or interrupted; whatever the stage
     raises is raised again.
     """
-    from vlsae.config import load, resolved
-    from vlsae.stages.launch import stage_module
-
     if not isinstance(run, Run):
         run = Run.open(Path(run))
-    with _log_file(run.path / LOG), _sigterm_interrupts():
+    with _sigterm_interrupts():
         try:
-            config = resolved(load(run.path))
-            logger.info("%s starts", run.id)
-            stage_module(run.stage).run(config, run)
+            # The log is closed before the files are hashed: nothing is written into a run that is done.
+            with _log_file(run.path / LOG) as log:
+                _work(run, log)
             run.finish()
-            logger.info("%s is done", run.id)
-        except KeyboardInterrupt:
-            logger.warning("%s was interrupted; `vlsae runs resume %s` goes on", run.id, run.id)
-            run.interrupt()
-            raise
         except BaseException as error:
-            logger.error("%s failed", run.id, exc_info=not isinstance(error, UserError))
-            run.fail(error)
+            if run.held:
+                _end(run, error)
             raise
+    logger.info("%s is done", run.id)
     return run
 
 
+def _work(run: Run, log: logging.Handler) -> None:
+    from vlsae.config import load, resolved
+    from vlsae.stages.launch import stage_module
+
+    logger.info("%s starts", run.id)
+    try:
+        stage_module(run.stage).run(resolved(load(run.path)), run)
+    except KeyboardInterrupt:
+        logger.warning("%s was interrupted; `vlsae runs resume %s` goes on", run.id, run.id)
+        raise
+    except BaseException as error:
+        # Into the file alone: whoever called shows the error, in a user's case without a traceback.
+        trace = None if isinstance(error, UserError) else (type(error), error, error.__traceback__)
+        text = f"{run.id} failed: {one_line(error)}"
+        log.handle(logging.LogRecord(logger.name, logging.ERROR, __file__, 0, text, None, trace))
+        raise
+    logger.info("%s has finished its work", run.id)
+
+
+def _end(run: Run, error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        run.interrupt()
+    else:
+        run.fail(error)
+
+
 @contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Append what the package logs to the run's ``log.txt``."""
+def _log_file(path: Path) -> Iterator[logging.Handler]:
+    """Append what the package logs to the run's ``log.txt``, with the time in UTC."""
     package = logging.getLogger("vlsae")
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
     level = package.level
     package.addHandler(handler)
     package.setLevel(min(level, logging.INFO) if level else logging.INFO)
     try:
-        yield
+        yield handler
     finally:
         package.setLevel(level)
         package.removeHandler(handler)
@@ -86,23 +110,28 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def main(arguments: list[str]) -> int:
-    """Run or resume the run in the one directory given; return the exit code of every command."""
-    from rich.console import Console
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run or resume the run in a directory; return the exit code of every command."""
+    parser = argparse.ArgumentParser(prog="python -m vlsae.worker", description="Run or resume the run in a directory.")
+    parser.add_argument("run_dir", metavar="RUN_DIR")
+    parser.add_argument("--plugin", action="append", default=[], help="A module or file with classes of your own.")
+    parser.add_argument("--debug", action="store_true", help="Show tracebacks and the log's details.")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(words)
 
-    console = Console(stderr=True)
-    if len(arguments) != 1:
-        console.print("usage: python -m vlsae.worker RUN_DIR")
-        return 2
+    from vlsae import plugins
+    from vlsae.commands.failures import explain
+    from vlsae.commands.stage import set_up_logging
+
+    set_up_logging(options.debug)
     try:
-        run_stage(arguments[0])
-    except KeyboardInterrupt:
-        return 130
-    except UserError as error:
-        console.print(f"[bold red]Error[/]: {error}", highlight=False)
-        return 2
+        plugins.load_installed()
+        plugins.load(options.plugin)
+        run_stage(options.run_dir)
+    except BaseException as error:
+        return explain(error, words)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

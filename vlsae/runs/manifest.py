@@ -93,4 +93,6 @@ def _fault(manifest: Any) -> str | None:
 
 
 def _damaged(path: Path, fault: str) -> DamagedRun:
-    return DamagedRun(f"The run in {path} is damaged: {fault}.", "Restore the file, or remove the run and make it anew.")
+    return DamagedRun(
+        f"The run in {path} is damaged: {fault}.", "Restore the file, or remove the run and make it anew."
+    )

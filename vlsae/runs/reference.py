@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 from vlsae.errors import UserError, nearest
+from vlsae.runs.claim import CONFIG
 from vlsae.runs.latest import newest_done
 from vlsae.runs.listing import run_folders
 from vlsae.runs.manifest import DONE, MANIFEST, effective_status, read_manifest
 from vlsae.runs.names import LATEST, SWEEPS, RunId, version_folder, version_number
 from vlsae.runs.run import Run
+
+SWEEP = "sweep.json"
 
 _LOOSE_VERSION = re.compile(r"v?(\d+)")
 _HUB_ID = re.compile(r"(hub:)?[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -54,13 +57,17 @@ def _as_path(text: str) -> Path | None:
     path = Path(text).expanduser()
     if path.name == MANIFEST and path.is_file():
         return path.parent.resolve()
-    if text and (path / MANIFEST).is_file():
+    if text and ((path / MANIFEST).is_file() or _lost_manifest(path)):
         return path.resolve()
     if path.name == LATEST and path.parent.is_dir() and _has_versions(path.parent):
         return _latest(path.parent)
     if text and path.is_dir() and _has_versions(path):
         return _latest(path)
     return None
+
+
+def _lost_manifest(path: Path) -> bool:
+    return version_number(path.name) is not None and (path / CONFIG).is_file()
 
 
 def _as_id(text: str, root: Path, stage: str | None) -> Path | None:
@@ -119,6 +126,9 @@ def _unknown(text: str, root: Path, stage: str | None) -> UserError:
     stages = {run_id.split("/")[0] for run_id in run_ids(root)}
     close = nearest(text, [*known, *latest]) or nearest(f"{stage}/{text}", known)
     message = f"There is no run {text!r} under {root}."
+    sweep = root / text if text.startswith(f"{SWEEPS}/") else Path(text)
+    if (sweep / SWEEP).is_file():
+        return UserError(f"{text!r} is a sweep, not a run.", f"Its runs are listed in {sweep / SWEEP}.")
     if close:
         return UserError(message, f"Did you mean {' or '.join(close)}?")
     if _HUB_ID.fullmatch(text) and text.split("/")[0] not in {*stages, root.name}:

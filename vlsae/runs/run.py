@@ -88,16 +88,13 @@ class Run:
         self._lock.release(force=True)
 
     def set_device(self, device: str, threads: int) -> None:
-        """Record on what the run computes."""
-        self._update(device=str(device), threads=int(threads))
+        """Record on what the run computes; only on a CPU does the same command give the same numbers bit by bit."""
+        reproducible = self.manifest["reproducible"] and str(device) == "cpu"
+        self._update(device=str(device), threads=int(threads), reproducible=reproducible)
 
     def set_fingerprint(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
         """Record the fingerprint and the identity it was made from, once all of it is known."""
         self._update(fingerprint=fingerprint, identity=dict(identity))
-
-    def set_reproducible(self, reproducible: bool) -> None:
-        """Record whether the same command gives the same numbers again."""
-        self._update(reproducible=bool(reproducible))
 
     def add_parent(self, run_id: str) -> None:
         """Record a run that this one reads from; once is enough."""
@@ -120,7 +117,7 @@ class Run:
         write_summary(self.path, self.id, metrics, extra)
 
     def know_digests(self, digests: Mapping[str, str]) -> None:
-        """Hand over SHA-256 of files just written (relative path → hex), so that ``finish`` need not read them again."""
+        """Hand over SHA-256 of files just written (relative path → hex); ``finish`` does not read them again."""
         self._known.update({name: know(self.path / name, digest) for name, digest in digests.items()})
 
     def finish(self) -> None:

@@ -1,0 +1,131 @@
+"""How runs are shown on a terminal: rich tables that never read a user's text as markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vlsae.runs import Entry, effective_status, entries_of
+
+STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "damaged": "bold red"}
+# Piped output is not cut to the width of a terminal that is not there.
+PIPED_WIDTH = 200
+
+
+def console() -> Console:
+    """Return a console on stdout."""
+    shown = Console(highlight=False)
+    return shown if shown.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+def runs_table(entries: Iterable[Entry]) -> Table:
+    """Return the table of ``vlsae runs list``; the fault of a damaged run stands in its last column."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("run", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    table.add_column("start (UTC)", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("choices, or what is wrong", overflow="fold")
+    for entry in entries:
+        manifest = entry.manifest or {}
+        note = entry.fault or manifest.get("error") or _choices(manifest.get("choices", {}))
+        time = duration(entry.start, manifest.get("end"), entry.status == "running") if manifest else ""
+        table.add_row(Text(str(entry.id)), status(entry.status), Text(entry.start[:19]), time, Text(str(note)))
+    return table
+
+
+def facts_table(path: Path, manifest: Mapping[str, Any], root: Path) -> Table:
+    """Return what ``vlsae runs show`` says of a run before its numbers."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("run", Text(manifest["run_id"]))
+    table.add_row("path", Text(str(path)))
+    table.add_row("status", status(manifest["status"]))
+    if manifest["error"]:
+        table.add_row("error", Text(manifest["error"], style="red"))
+    time = duration(manifest["start"], manifest["end"], manifest["status"] == "running")
+    table.add_row("start (UTC)", Text(f"{manifest['start'][:19]}, {time}"))
+    table.add_row("command", Text(" ".join(map(str, manifest["command"]))))
+    table.add_row("parents", Text(_parents(manifest["parents"], root)))
+    if manifest["sweep"]:
+        table.add_row("sweep", Text(f"{manifest['sweep']}, job {manifest['job']}"))
+    table.add_row("seeds", Text(", ".join(f"{name} {value}" for name, value in manifest["seeds"].items())))
+    table.add_row("device", Text(f"{manifest['device']}, {manifest['threads']} threads"))
+    table.add_row("commit", Text(manifest["git_commit"] or "none"))
+    table.add_row("fingerprint", Text(manifest["fingerprint"]))
+    size = sum(entry["bytes"] for entry in manifest["files"])
+    table.add_row("files", Text(f"{len(manifest['files'])} with {size:,} bytes"))
+    return table
+
+
+def metrics_table(summary: Mapping[str, Any]) -> Table:
+    """Return the final numbers of a run with their intervals."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("metric", overflow="fold")
+    for heading in ("value", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("unit", overflow="fold")
+    for name, measure in summary["metrics"].items():
+        low, high = measure["low"], measure["high"]
+        interval = "" if low is None or high is None else f"{number(low)} to {number(high)}"
+        table.add_row(Text(name), number(measure["value"]), interval, Text(measure["unit"]))
+    return table
+
+
+def difference_table(title: str, pairs: Mapping[str, tuple[Any, Any]], names: tuple[str, str]) -> Table:
+    """Return one part of ``vlsae runs diff``."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for heading in (title, *names):
+        table.add_column(Text(heading), overflow="fold")
+    for name, (first, second) in pairs.items():
+        table.add_row(Text(name), Text(_value(first)), Text(_value(second)))
+    return table
+
+
+def status(name: str) -> Text:
+    """Return a status in its colour."""
+    return Text(name, style=STYLES.get(name, ""))
+
+
+def number(value: float | None) -> str:
+    """Return a number in a few digits; ``undefined`` where it is null."""
+    return "undefined" if value is None else f"{value:.4g}"
+
+
+def duration(start: str, end: str | None, running: bool) -> str:
+    """Return how long a run took, or has been at work; nothing where a killed run left no end."""
+    if end is None and not running:
+        return ""
+    last = datetime.fromisoformat(end) if end is not None else datetime.now(timezone.utc)
+    seconds = max(0, round((last - datetime.fromisoformat(start)).total_seconds()))
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _choices(choices: Mapping[str, Any]) -> str:
+    return " ".join(f"{group}={choice}" for group, choice in choices.items())
+
+
+def _parents(parents: Iterable[str], root: Path) -> str:
+    known = {str(entry.id): entry for entry in entries_of(root)} if parents else {}
+    words = []
+    for parent in parents:
+        entry = known.get(parent)
+        state = "missing" if entry is None else entry.status
+        if entry is not None and entry.manifest is not None:
+            state = effective_status(entry.path, entry.manifest)
+        words.append(f"{parent} ({state})")
+    return ", ".join(words) or "none"
+
+
+def _value(value: Any) -> str:
+    return number(value) if isinstance(value, float) else "—" if value is None else str(value)
