@@ -89,8 +89,8 @@ def retrieval_measures(
         for way, table in (("image_to_text", similarity), ("text_to_image", similarity.T)):
             rank, ties = pessimistic_ranks(table)
             for depth in DEPTHS:
-                numbers[f"{name}/{way}/recall_at_{depth}"] = mean_measure(
-                    rank <= depth, f"share of {len(pool)} pairs", seed=seed, resamples=resamples
+                numbers[f"{name}/{way}/r{depth}"] = mean_measure(
+                    rank <= depth, f"share among {len(pool)} pairs", seed=seed, resamples=resamples
                 )
             numbers[f"{name}/{way}/ties"] = Measure(float(ties.mean()), "other rows as near")
     return numbers

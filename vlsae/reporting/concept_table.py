@@ -18,6 +18,8 @@ MOST_ITEMS = 5
 #: Bytes of pictures on one page; what comes after is listed without a picture.
 PICTURE_BYTES = 8 << 20
 LONGEST_TEXT = 240
+#: Share of rows from which a concept tells little about any of them.
+DENSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def read_concepts(path: Path) -> list[dict[str, Any]]:
 
 
 def strongest(concepts: Sequence[Mapping[str, Any]], most: int = MOST_CONCEPTS) -> list[Mapping[str, Any]]:
-    """Return the concepts whose listed items activate them most, by the weaker of the two streams."""
+    """Return the concepts whose listed items activate them most, by the weaker of the two streams; dense ones last."""
 
     def strength(concept: Mapping[str, Any]) -> float:
         sides = [concept["images"], concept["texts"]]
@@ -72,8 +74,11 @@ def strongest(concepts: Sequence[Mapping[str, Any]], most: int = MOST_CONCEPTS) 
         means = [sum(item["act"] for item in side) / len(side) if side else 0.0 for side in known]
         return min(means, default=0.0)
 
+    def is_dense(concept: Mapping[str, Any]) -> bool:
+        return max(concept["freq_v"] or 0.0, concept["freq_l"] or 0.0) > DENSE
+
     live = [concept for concept in concepts if concept["images"] or concept["texts"]]
-    return sorted(live, key=lambda concept: (-strength(concept), concept["id"]))[:most]
+    return sorted(live, key=lambda concept: (is_dense(concept), -strength(concept), concept["id"]))[:most]
 
 
 def concept_table(

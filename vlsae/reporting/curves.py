@@ -15,6 +15,9 @@ MOST_POINTS = 600
 #: Ratio of the largest to the smallest value from which the axis is logarithmic.
 LOG_RATIO = 30.0
 
+#: Names that are written out.
+TITLES = {"lr": "learning rate"}
+
 Line = tuple[list[int], list[float]]
 
 
@@ -39,6 +42,7 @@ def kind_of(name: str) -> str:
 
 def _figure(kind: str, series: Mapping[tuple[str, str], Line]) -> Figure:
     name = "curve-" + re.sub(r"[^a-z0-9]+", "-", kind.lower()).strip("-")
+    title = TITLES.get(kind, kind)
     names = list(dict.fromkeys(metric for metric, _ in series))
     splits = sorted({split for _, split in series}, key=lambda split: split != "train")
     rows = [[metric, split, s, v] for (metric, split), line in series.items() for s, v in zip(*line)]
@@ -59,10 +63,10 @@ def _figure(kind: str, series: Mapping[tuple[str, str], Line]) -> Figure:
         if min(every) > 0 and max(every) / min(every) > LOG_RATIO:
             log_axis(axes, "y")
         axes.set_xlabel("step")
-        axes.set_ylabel(kind)
+        axes.set_ylabel(title)
         legend(axes)
     ends = "; ".join(f"{metric} ({split}) ends at {values[-1]:.4g}" for (metric, split), (_, values) in series.items())
-    return Figure(name, kind.capitalize(), drawn[0], ("metric", "split", "step", "value"), rows, ends)
+    return Figure(name, title.capitalize(), drawn[0], ("metric", "split", "step", "value"), rows, ends)
 
 
 def _thinned(line: Line) -> Line:

@@ -48,7 +48,7 @@ def recovery_figure(metrics: Mapping[str, Mapping[str, Any]]) -> Figure | None:
     ]
     if not rows:
         return None
-    with canvas("recovery", height=0.8 + 0.4 * len(rows)) as (axes, drawn):
+    with canvas("recovery", width=6.0, height=0.8 + 0.35 * len(rows)) as (axes, drawn):
         for place, (_, value, low, high) in enumerate(reversed(rows)):
             color = COLORS[0] if place >= len(rows) - 2 else COLORS[1]
             if low is not None and high is not None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from vlsae.runs.files import write_atomic
 
-#: Colours that read on white and on black (Okabe and Ito's, the darkest and the lightest left out).
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+#: Colours that read on white and on black and are told apart by most colour-blind readers.
+COLORS = ("#2a80c0", "#d55e00", "#009e73", "#c05fa0", "#b8860b", "#7a6ff0")
 DASHES = ("-", "--", ":", "-.")
 
 #: What text and axes are drawn in, to be replaced by the page's own colour.
@@ -67,7 +67,7 @@ class Figure:
 
 
 @contextmanager
-def canvas(name: str, width: float = 6.4, height: float = 3.4) -> Iterator[tuple[Any, list[str]]]:
+def canvas(name: str, width: float = 5.2, height: float = 3.0) -> Iterator[tuple[Any, list[str]]]:
     """Give axes to draw on and a list whose one entry is the SVG once the block ends."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
