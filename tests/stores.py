@@ -96,4 +96,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    write(Path(sys.argv[1]), n=400, shard_samples=10)
+    write(Path(sys.argv[1]), n=100, shard_samples=5)

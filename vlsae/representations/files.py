@@ -68,6 +68,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write a safetensors file; its metadata lie under one key, for the library writes several in any order."""
     with whole_file(path) as temporary:
         save_file(dict(tensors), temporary, {"vlsae": json.dumps(metadata, sort_keys=True)})
+        # safetensors makes files private; a site is read by whoever may read its folder.
+        temporary.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def map_tensors(path: Path, ahead: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:

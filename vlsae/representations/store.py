@@ -136,8 +136,11 @@ class Store:
         Raises :class:`~vlsae.errors.UserError` for a site or row that the store has not got.
         """
         info = self.site(site)
-        numbers = np.arange(info.rows) if rows is None else self._numbers(info.stream, rows)
-        return gather(numbers, self.row_starts(info.stream), info.width, lambda shard: self.values(site, shard))
+        if rows is None:
+            parts = [self.values(site, shard, ahead=True) for shard in range(len(self.shards))]
+            return torch.cat(parts).float()
+        numbers, starts = self._numbers(info.stream, rows), self.row_starts(info.stream)
+        return gather(numbers, starts, info.width, lambda shard: self.values(site, shard))
 
     def statistics(self, site: str) -> Statistics:
         """Return mean and variance of each dimension and facts of the norms, over all rows of a site."""
@@ -272,11 +275,14 @@ def gather(rows: np.ndarray, starts: np.ndarray, width: int, fetch: Callable[[in
     shard_of = np.searchsorted(starts, rows, side="right") - 1
     order = np.argsort(shard_of, kind="stable")
     shards, first = np.unique(shard_of[order], return_index=True)
-    result = torch.empty(len(rows), width)
-    for shard, places in zip(shards.tolist(), np.split(order, first[1:])):
-        local = torch.from_numpy(rows[places] - starts[shard])
-        result[torch.from_numpy(places)] = fetch(shard)[local].float()
-    return result
+    parts = [
+        fetch(shard)[torch.from_numpy(rows[places] - starts[shard])]
+        for shard, places in zip(shards.tolist(), np.split(order, first[1:]))
+    ]
+    if not parts:
+        return torch.empty(0, width)
+    # Put in order as stored, and only then widened: half the bytes are moved.
+    return torch.cat(parts)[torch.from_numpy(np.argsort(order))].float()
 
 
 def _starts(sizes: list[int]) -> np.ndarray:
