@@ -202,7 +202,7 @@ from vlsae.representations import Reader, Store
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
 
-for window in (1, 12):
+for window in (1, 1, 12):
     reader = Reader(Store.open(sys.argv[1]), {"vision": "vision.1"}, batch_size=128, window_shards=window)
     reader.rows(0)
     before, most = resident(), 0
@@ -230,7 +230,8 @@ def test_memory_is_bounded_by_the_window(tmp_path):
         writer.write_shard(number, samples=samples, rows={"vision": rows}, values={"vision.1": values})
     writer.finish()
     process = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], check=True, capture_output=True, text=True)
-    narrow, whole = (int(line) for line in process.stdout.split())
+    # The first round also loads code.
+    _, narrow, whole = (int(line) for line in process.stdout.split())
     # Forty-eight megabytes are stored, four a shard. A window of all shards shows that the measure sees them.
     assert narrow < 24
     assert whole > 40
