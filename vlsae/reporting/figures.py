@@ -97,7 +97,7 @@ def legend(axes: Any) -> None:
     """Put the legend above the axes, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(labels)), fontsize=9)
+        axes.figure.legend(handles, labels, loc="outside upper left", ncols=min(2, len(labels)), fontsize=9)
 
 
 def _for_the_page(svg: str, name: str) -> str:
