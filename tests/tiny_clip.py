@@ -1,13 +1,21 @@
-"""A tiny random CLIP in open_clip's own format, with a tokenizer of its own, for tests."""
+"""A tiny random CLIP in open_clip's own format, with a tokenizer of its own, and inputs for it, for tests."""
 
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from vlsae.models import CLIP, Batch, TokenSelection
+
 PLAIN = ("a", "the", "red", "blue", "green", "circle", "square", "triangle", "left", "of", "above", "and")
 WORDS = ("<pad>", "<unk>", *PLAIN, "<bos>", "<eos>")
+TEXTS = ["a red circle", "the blue square left of a circle", "triangle"]
+ALL_TOKENS = TokenSelection(pooling="tokens", include="all")
 LAYERS = 3
 CONTEXT = 12
 IMAGE_SIZE = 32
@@ -40,7 +48,6 @@ def write_tokenizer(folder: Path) -> None:
 def write_clip(folder: Path, *, seed: int = 0, weights: str = "open_clip_model.safetensors", **changes: Any) -> Path:
     """Write a model with random weights into a folder and return it."""
     import open_clip
-    import torch
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,3 +68,36 @@ def write_clip(folder: Path, *, seed: int = 0, weights: str = "open_clip_model.s
     else:
         torch.save(model.state_dict(), folder / weights)
     return folder
+
+
+def original(folder: Path) -> torch.nn.Module:
+    """The model as open_clip itself loads it."""
+    import open_clip
+
+    return open_clip.create_model(f"local-dir:{folder}").eval()
+
+
+def pictures(n: int = 3, size: int = IMAGE_SIZE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def batch_for(model: CLIP) -> Batch:
+    size = model.files.config["vision_cfg"]["image_size"]
+    return model.prepare(pictures(size=size), TEXTS)
+
+
+@contextmanager
+def hooked(model: torch.nn.Module, path: str, seen: list[torch.Tensor]):
+    """The plainest hook there is, apart from the code under test."""
+    name, _, inputs = path.partition(":")
+    module = model.get_submodule(name)
+
+    def take(value):
+        seen.append((value[0] if isinstance(value, tuple) else value).clone())
+
+    if inputs:
+        handle = module.register_forward_pre_hook(lambda module, args: take(args))
+    else:
+        handle = module.register_forward_hook(lambda module, args, output: take(output))
+    yield
+    handle.remove()
