@@ -48,7 +48,7 @@ _TOLD = ("count", "shape", "color", "size", "texture", "place", "background", "s
 def captions(scenes: Scenes, detail: str = "full", hard: bool = False) -> list[str]:
     """Return one caption a scene.
 
-    ``detail``: ``full`` names everything; ``short`` each object's colour, shape or both; ``mixed`` leaves words out in
+    ``detail``: ``full`` names everything; ``short`` each object's colour and shape; ``mixed`` leaves words out in
     half of the captions, at random but alike in both rows of a pair of twins, and never the word that tells them apart.
     In the hard world two objects are told by how they stand to each other, not by their places.
     """
@@ -88,10 +88,8 @@ def _full(row: dict) -> str:
 
 
 def _short(row: dict) -> str:
-    # Half of the captions name colour and shape, a quarter either alone, so that neither is known by its company only.
-    color, family = ((True, 0), (True, 0), (False, 0), (True, 4))[row["wording"] & 3]
-    parts = (False, False, color, False)
-    return _join(row, [_object(row, k, parts, family) for k in range(row["count"])], False, False)
+    objects = [_object(row, k, (False, False, True, False)) for k in range(row["count"])]
+    return _join(row, objects, False, False)
 
 
 def _mixed(row: dict) -> str:
