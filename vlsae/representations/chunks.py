@@ -69,7 +69,11 @@ def converted(site: str, info: SiteInfo, values: Tensor, table: pa.Table, sample
     """Return values ``(r, d)`` in the site's dtype; refuse what is not finite or does not fit, by sample id."""
     expected = (table.num_rows, info.width)
     if tuple(values.shape) != expected or not values.is_floating_point():
-        raise UserError(f"{site}: expected floating-point values {expected}; got {values.dtype} {tuple(values.shape)}.")
+        raise UserError(
+            f"{site}: expected floating-point values {expected}; got {values.dtype} {tuple(values.shape)}.",
+            f"All sites of {info.stream} share their rows: pooled ones, such as an embedding, and tokens lie in "
+            "stores of their own.",
+        )
     values = values.detach().cpu()
     stored = values.to(getattr(torch, info.dtype)).contiguous()
     bad = ~torch.isfinite(stored).all(dim=1)
