@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vlsae.runs.claim import claim
-from vlsae.runs.fingerprint import content_digest, find_done, fingerprint
+from vlsae.runs.claims import claim
+from vlsae.runs.fingerprints import content_digest, find_done, fingerprint
 from vlsae.runs.listing import Entry, entries_of
 from vlsae.runs.locks import fingerprint_lock
 from vlsae.runs.manifest import DamagedRun, effective_status, read_manifest

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from vlsae.errors import UserError
-from vlsae.runs.claim import CONFIG
+from vlsae.runs.claims import CONFIG
 from vlsae.runs.manifest import read_manifest
 from vlsae.runs.metrics import read_summary
 
@@ -29,7 +29,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def differences(first: Path, second: Path) -> dict[str, dict[str, Pair]]:
-    """Return what differs in ``config``, ``facts``, ``packages`` and ``metrics``: name → (first, second), None absent."""
+    """Return what differs in ``config``, ``facts``, ``packages``, ``metrics``: name → (first, second), None absent."""
     manifests = read_manifest(first), read_manifest(second)
     facts = ("git_commit", "device", "threads", "parents")
     return {

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def now() -> str:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of Python, of this package and of its main dependencies, those installed."""
+    return dict(_package_versions())
+
+
+@cache
+def _package_versions() -> dict[str, str]:
     versions = {"python": platform.python_version(), "vlsae": vlsae.__version__}
     for name in PACKAGES:
         try:

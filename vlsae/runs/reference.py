@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from vlsae.errors import UserError, nearest
-from vlsae.runs.claim import CONFIG
+from vlsae.runs.claims import CONFIG
 from vlsae.runs.latest import newest_done
 from vlsae.runs.listing import run_folders
 from vlsae.runs.manifest import DONE, MANIFEST, effective_status, read_manifest

@@ -1,0 +1,131 @@
+"""Several processes at once: claims, fingerprint locks, a killed holder."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+from run_factory import new_run, python, wait_for, write_stage
+
+from vlsae.runs import effective_status, entries_of, read_manifest
+from vlsae.runs.locks import is_held, lock_file
+
+CLAIM = """
+import pathlib, sys
+from vlsae.runs import claim
+root = pathlib.Path(sys.argv[1])
+(root / sys.argv[2]).touch()
+while not (root / "go").exists():
+    pass
+for _ in range(int(sys.argv[3])):
+    run = claim(root, "tiny", "one", command=[], overrides=[], seeds={}, config="a: 1\\n", identity={}, fingerprint="f",
+                parents=[], choices={})
+    run.finish()
+    print(run.id)
+"""
+
+MAKE_ONCE = """
+import pathlib, sys, time
+from vlsae.runs import fingerprint_lock
+root = pathlib.Path(sys.argv[1])
+(root / sys.argv[2]).touch()
+while not (root / "go").exists():
+    pass
+with fingerprint_lock(root, "abc"):
+    if (root / "made").exists():
+        print("reused")
+    else:
+        time.sleep(0.3)
+        (root / "made").touch()
+        print("made")
+"""
+
+
+def run_together(folder: Path, code: str, processes: int, *arguments: str) -> list[str]:
+    """Start processes that wait for each other, and return what each printed."""
+    started = [python(folder, code, str(folder), f"ready{number}", *arguments) for number in range(processes)]
+    for number, process in enumerate(started):
+        wait_for(folder / f"ready{number}", process)
+    (folder / "go").touch()
+    answers = [process.communicate(timeout=60) for process in started]
+    assert [process.returncode for process in started] == [0] * processes, [answer[1] for answer in answers]
+    return [answer[0] for answer in answers]
+
+
+def test_claims_at_once_get_distinct_versions(tmp_path):
+    claimed = "".join(run_together(tmp_path, CLAIM, 4, "5")).split()
+    assert sorted(claimed) == [f"tiny/one/v{number:04d}" for number in range(1, 21)]
+    assert {entry.status for entry in entries_of(tmp_path)} == {"done"}
+    assert (tmp_path / "tiny/one/latest").resolve().name == "v0020"
+
+
+def test_a_list_beside_claims_sees_whole_runs_only(tmp_path):
+    process = python(tmp_path, CLAIM, str(tmp_path), "ready", "15")
+    wait_for(tmp_path / "ready", process)
+    (tmp_path / "go").touch()
+    seen = set()
+    while process.poll() is None:
+        seen |= {entry.status for entry in entries_of(tmp_path)}
+    assert process.returncode == 0
+    assert seen <= {"running", "done"}
+
+
+def test_one_process_makes_and_the_others_find(tmp_path):
+    assert sorted(run_together(tmp_path, MAKE_ONCE, 3)) == ["made\n", "reused\n", "reused\n"]
+
+
+def test_a_killed_holder_leaves_an_interrupted_run_that_can_be_resumed(tmp_path):
+    write_stage(tmp_path)
+    root = tmp_path / "runs"
+    run = new_run(root, config="steps: 5\nmode: wait\n")
+    run.release()
+    code = "from vlsae.worker import main; sys.exit(main(sys.argv[1:]))"
+    process = python(tmp_path, code, str(run.path))
+    wait_for(run.path / "waiting", process)
+    assert effective_status(run.path, read_manifest(run.path)) == "running"
+    second = python(tmp_path, code, str(run.path))
+    assert second.communicate(timeout=60)[1].count("is running") == 1
+    assert second.returncode == 2
+
+    process.kill()
+    process.wait()
+    assert effective_status(run.path, read_manifest(run.path)) == "interrupted"
+    assert entries_of(root)[0].status == "interrupted"
+
+    with (run.path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 3, "half')
+    last = python(tmp_path, code, str(run.path))
+    assert last.communicate(timeout=60)
+    assert last.returncode == 0
+    assert read_manifest(run.path)["status"] == "done"
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == [f'{{"step": {step}' for step in range(5)]
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
+    run = new_run(tmp_path)
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True)
+    child.start()
+    try:
+        run.release()
+        assert not is_held(run.path / "run.lock")
+    finally:
+        child.kill()
+
+
+def test_asking_does_not_make_a_lock_file(tmp_path):
+    assert not is_held(tmp_path / "run.lock")
+    assert not list(tmp_path.iterdir())
+    lock = lock_file(tmp_path / "run.lock")
+    with lock:
+        assert is_held(tmp_path / "run.lock")
+    assert not is_held(tmp_path / "run.lock")
+
+
+@pytest.mark.parametrize("end", ["finish", "interrupt", "fail"])
+def test_every_end_frees_the_lock(tmp_path, end):
+    run = new_run(tmp_path)
+    run.fail("x") if end == "fail" else getattr(run, end)()
+    assert not is_held(run.path / "run.lock")
