@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -47,6 +47,9 @@ class Shapes(Dataset):
     ``labels.gradient`` shows in the image alone, ``labels.style`` in the caption alone.
     """
 
+    #: Factors that one stream alone shows.
+    one_stream: ClassVar[dict[str, str]] = {"gradient": "vision", "style": "language"}
+
     def __init__(
         self,
         *,
@@ -73,6 +76,11 @@ class Shapes(Dataset):
 
     def __len__(self) -> int:
         return self.n
+
+    @staticmethod
+    def factors(table: Any) -> tuple[list[str], list[str], np.ndarray]:
+        """Return what :func:`factors` does: the world's own concepts, for scoring what was found."""
+        return factors(table)
 
     @cached_property
     def scenes(self) -> Scenes:

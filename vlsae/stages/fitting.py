@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlsae.progress import progress
 
 if TYPE_CHECKING:
     from vlsae.runs import Measure, Run
     from vlsae.training import FitResult
+
+Made = TypeVar("Made")
 
 
 def fit_in_run(
@@ -51,6 +53,14 @@ def fit_in_run(
             progress=advance,
             on_resume=lambda step: run.truncate_metrics(step),
         )
+
+
+def seeded(seed: int, make: Callable[[], Made]) -> Made:
+    """Make an object whose random start depends on the seed alone, whatever was drawn before."""
+    import torch
+
+    torch.manual_seed(seed)
+    return make()
 
 
 def training_metrics(result: FitResult) -> dict[str, Measure]:

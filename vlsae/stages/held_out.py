@@ -84,7 +84,8 @@ def _recovery(dictionary: Any, held_out: HeldOut, config: Mapping[str, Any], run
     factors_of = getattr(dataset, "factors", None)
     if factors_of is None or not held_out.paired or held_out.samples.num_rows < FEWEST_FOR_RECOVERY:
         return {}
-    result = recover(dictionary, held_out.values, factors_of(held_out.samples), seed=config["seed"])
+    factors, only = factors_of(held_out.samples), getattr(dataset, "one_stream", None)
+    result = recover(dictionary, held_out.values, factors, only=only, seed=config["seed"])
     result.write(run.path / "tables")
     return result.metrics()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsae.errors import UserError
-from vlsae.stages.fitting import fit_in_run, training_metrics
+from vlsae.stages.fitting import fit_in_run, seeded, training_metrics
 from vlsae.stages.hardware import use_hardware
 from vlsae.stages.launch import Estimate, Step
 from vlsae.stages.upstream import require
@@ -85,10 +85,7 @@ def source(config: Mapping[str, Any]) -> str:
 
 def run(config: Mapping[str, Any], run: Run) -> None:
     """Train, evaluate on held-out rows, and write what came out."""
-    import torch
-
     use_hardware(config, run)
-    torch.manual_seed(config["seed"])
     if source(config) == "samples":
         from vlsae.stages.train_learner import train_learner
 
@@ -117,7 +114,7 @@ def train_dictionary(config: Mapping[str, Any], run: Run) -> None:
         readers = {split: reader.mapped(auxiliary.encode) for split, reader in readers.items()}
         auxiliary.save_pretrained(run.path / "auxiliary")
     width = auxiliary.width if auxiliary is not None else _common_width(store, sites)
-    objective = build(config["objective"], width=width)
+    objective = seeded(config["seed"], lambda: build(config["objective"], width=width))
     result = fit_in_run(objective, readers, config, run)
     dictionary = objective.product().eval()
     dictionary.save_pretrained(run.path / "dictionary")
@@ -205,12 +202,15 @@ def _fit_auxiliary(store: Any, sites: Mapping[str, str], config: Mapping[str, An
 
     settings = dict(config["train"]["auxiliary_autoencoder"])
     widths = {stream: store.sites[site].width for stream, site in sites.items()}
-    auxiliary = AuxiliaryAutoencoder(
-        widths["vision"],
-        widths["language"],
-        settings["width"] or max(widths.values()),
-        similarity=settings["similarity"],
-        temperature=settings["temperature"],
+    auxiliary = seeded(
+        config["seed"],
+        lambda: AuxiliaryAutoencoder(
+            widths["vision"],
+            widths["language"],
+            settings["width"] or max(widths.values()),
+            similarity=settings["similarity"],
+            temperature=settings["temperature"],
+        ),
     )
     readers = _readers(store, sites, config, batch_size=settings["batch_size"])
     training = {"epochs": settings["epochs"], "lr": settings["lr"], "schedule": "cosine", "warmup_epochs": 0}

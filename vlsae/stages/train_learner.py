@@ -14,11 +14,11 @@ def train_learner(config: Mapping[str, Any], run: Run) -> None:
     from vlsae.config import build
     from vlsae.learners.retrieval import retrieval
     from vlsae.reporting import write_report
-    from vlsae.stages.fitting import fit_in_run, training_metrics
+    from vlsae.stages.fitting import fit_in_run, seeded, training_metrics
     from vlsae.training.samples import SampleReader
 
     dataset, settings = build(config["dataset"]), config["train"]
-    learner = build(config["objective"])
+    learner = seeded(config["seed"], lambda: build(config["objective"]))
     readers = {
         split: SampleReader(
             dataset,
