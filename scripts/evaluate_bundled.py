@@ -22,7 +22,7 @@ from torch.nn import functional
 from vlsae.datasets import Shapes
 from vlsae.datasets.shapes_captions import prompts
 from vlsae.datasets.shapes_world import BACKGROUNDS, OBJECT_VALUES
-from vlsae.learners.contrast import recall_at
+from vlsae.learners.retrieval import recall_at
 from vlsae.models import CLIP
 
 VALUES = {**OBJECT_VALUES, "background": BACKGROUNDS}

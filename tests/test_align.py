@@ -19,9 +19,9 @@ from vlsae.learners.contrast import (
     class_vectors,
     duplicate_rows,
     joint_query,
-    recall_at,
     smoothing_floor,
 )
+from vlsae.learners.retrieval import recall_at
 
 GOLDEN = Path(__file__).parent / "golden" / "learners" / "align_loss.npz"
 

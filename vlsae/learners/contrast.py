@@ -1,4 +1,4 @@
-"""ALIGN's loss and its evaluation by retrieval (Jia et al. 2021, arXiv 2102.05918).
+"""ALIGN's loss, and queries in the space it makes (Jia et al. 2021, arXiv 2102.05918).
 
 Shapes: n pairs, d width, c classes.
 """
@@ -6,7 +6,6 @@ Shapes: n pairs, d width, c classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -95,20 +94,6 @@ def smoothing_floor(n: int, label_smoothing: float = 0.1) -> float:
     off = label_smoothing / n
     on = 1 - label_smoothing + off
     return -sum(p * math.log(p) for p in (on, *[off] * (n - 1)) if p > 0)
-
-
-def recall_at(similarity: Tensor, ks: Sequence[int] = (1, 5, 10), correct: Tensor | None = None) -> dict[int, float]:
-    """Return R@k of queries (rows) over items (columns) ``(n, m)``: the share with a right item among the first k.
-
-    ``correct (n, m)`` marks the right items, by default the diagonal. Items of equal similarity rank before the right
-    one, so that a constant similarity scores nothing.
-    """
-    n, m = similarity.shape
-    if correct is None:
-        correct = torch.eye(n, m, dtype=torch.bool, device=similarity.device)
-    best = similarity.masked_fill(~correct, -math.inf).amax(dim=1, keepdim=True)
-    rank = ((similarity >= best) & ~correct).sum(dim=1) + 1
-    return {k: (rank <= k).double().mean().item() for k in ks}
 
 
 def class_vectors(prompts: Tensor) -> Tensor:
