@@ -133,7 +133,7 @@ def _broken_rule(value: Any, base: Any, rules: list[Any]) -> str | None:
         return None
     for rule in rules:
         if isinstance(rule, (Range, OneOf)) and not rule.holds(value):
-            word = _WORDS.get(base)
+            word = _WORDS.get(next((one for one in get_args(base) if one is not type(None)), base))
             return f"{word} {rule}" if isinstance(rule, Range) and word else str(rule)
     return None
 

@@ -112,13 +112,13 @@ def flat_keys(node: Any, path: str = "") -> list[str]:
 @contextlib.contextmanager
 def _hydra() -> Iterator[None]:
     """Initialise Hydra, and give back whatever a caller had initialised before."""
-    state = GlobalHydra.instance()
-    before, state.hydra = state.hydra, None
+    before, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
     try:
         with initialize_config_dir(config_dir=str(groups.config_dir()), version_base=VERSION_BASE):
             yield
     finally:
-        state.hydra = before
+        # Hydra puts a copy of its state in place, so the instance is another one now.
+        GlobalHydra.instance().hydra = before
 
 
 def _compose(stage: str, overrides: Sequence[str]) -> DictConfig:

@@ -70,7 +70,7 @@ def without_hydra(raw: DictConfig) -> tuple[DictConfig, DictConfig]:
 def check_composed(config: DictConfig) -> None:
     """Check targets, missing values, the environment's use and the stages' settings of a configuration."""
     check(config)
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = _missing(OmegaConf.to_container(config, resolve=False), "")
     if missing:
         raise UserError(f"{missing[0]} is not set.", f"Add {missing[0]}=VALUE to the command.")
     refuse_environment(config)
@@ -182,6 +182,13 @@ def stored_yaml(config: DictConfig | Mapping[str, Any]) -> str:
 def _plain(tree: DictConfig, key: str) -> Any:
     value = tree[key]
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _missing(node: Any, path: str) -> list[str]:
+    """Return the paths of mandatory values that nobody gave."""
+    if isinstance(node, Mapping):
+        return [one for key, value in node.items() for one in _missing(value, f"{path}.{key}" if path else str(key))]
+    return [path] if node == "???" else []
 
 
 def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,12 +81,14 @@ def is_allowed(module: str) -> bool:
 
 @contextlib.contextmanager
 def loaded(*modules: str) -> Iterator[None]:
-    """Allow modules that are imported already within the context; for tests."""
+    """Allow modules that are imported already; what is loaded and registered within the context ends with it."""
     before, classes = set(_allowed), dict(registered)
     _allowed.update(modules)
     try:
         yield
     finally:
+        for name in _allowed - before - set(modules):
+            sys.modules.pop(name, None)
         _allowed.clear()
         _allowed.update(before)
         registered.clear()
@@ -117,7 +119,8 @@ def _load_file(path: Path) -> str:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with _explained(str(path)):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
@@ -131,13 +134,27 @@ def _load_module(name: str) -> str:
     if name.split(".")[0] in sys.stdlib_module_names or name.split(".")[0] == "vlsae":
         raise UserError(f"{name!r} is no plug-in: it belongs to Python or to vlsae itself.")
     try:
-        importlib.import_module(name)
+        with _explained(name):
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise
         raise UserError(f"There is no plug-in module {name!r}.", "Install it, or name its file.") from error
     _allowed.add(name)
     return name
+
+
+@contextlib.contextmanager
+def _explained(plugin: str) -> Iterator[None]:
+    """Say which plug-in cannot be imported; a module that does not exist is another matter."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and (plugin == missing or plugin.startswith(f"{missing}.")):
+            raise
+        message = f"The plug-in {plugin} cannot be imported: {type(error).__name__}: {error}"
+        raise UserError(message, "--debug shows where.") from error
 
 
 def _exists(name: str, path: Path) -> bool:

@@ -52,8 +52,8 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
     jobs = expand(request.overrides)
     first = compose_checked(request.stage, [*jobs[0], *_sweep_options("unused")], request.config_dir)
     check_hydra(first.hydra)
-    for job in jobs[1:CHECKED_AHEAD]:
-        compose_checked(request.stage, job, request.config_dir)
+    for words in jobs[1:CHECKED_AHEAD]:
+        compose_checked(request.stage, words, request.config_dir)
     if dry_run:
         return _show(request, jobs)
     config = resolved(first.config)
@@ -123,7 +123,7 @@ def run_job(config: DictConfig, job: Job) -> None:
     from vlsae.config import check_composed
     from vlsae.stages import start
 
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
     number, overrides, folder = int(hydra.job.num), list(hydra.overrides.task), Path(job.record)
     set_up_logging(job.debug)
     plugins.load_installed()
@@ -223,9 +223,9 @@ def _show(request: Request, jobs: Sequence[Sequence[str]]) -> int:
 
     from vlsae.commands.dry_run import show, show_plan
 
-    for number, job in enumerate(jobs):
-        config = compose_checked(request.stage, job, request.config_dir).config
-        typer.echo(f"job {number}: {' '.join(job)}")
+    for number, words in enumerate(jobs):
+        config = compose_checked(request.stage, words, request.config_dir).config
+        typer.echo(f"job {number}: {' '.join(words)}")
         if number == 0:
             show(config)
         else:

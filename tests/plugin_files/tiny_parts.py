@@ -11,6 +11,7 @@ import torch
 
 from vlsae.bounds import OneOf, Range
 from vlsae.dictionaries.vl_sae import VLSAE
+from vlsae.errors import unknown
 from vlsae.models.base import Batch, Model, Rows, Site
 from vlsae.plugins import register
 
@@ -41,6 +42,8 @@ class TinyModel(Model):
     def represent(self, batch, sites, tokens=None):
         found = {}
         for site in sites:
+            if site not in self.sites():
+                raise unknown("site", site, self.sites())
             stream = site.split(".")[0]
             inputs = getattr(batch, stream)
             if inputs is None:
@@ -80,3 +83,6 @@ class MySAE(VLSAE):
     ) -> None:
         super().__init__(width, n_concepts, k)
         self.flavour = flavour
+
+    def settings(self):
+        return {"width": self.width, "n_concepts": self.n_concepts, "k": self.k, "flavour": self.flavour}

@@ -124,5 +124,6 @@ def _value(value: str | bool) -> str:
         return "true"
     if _PLAIN.fullmatch(value) and value != "":
         return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'") if "'" in value else value
-    return f"'{escaped}'"
+    # In Hydra's quotes a backslash is itself, except before a quote.
+    doubled = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{doubled}'"

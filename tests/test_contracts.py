@@ -1,0 +1,130 @@
+"""One contract suite over every configuration that names a class: a new plug-in is tested by being there."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_clip import write_clip
+
+from vlsae import plugins
+from vlsae.config import build, compose, resolved, target_class
+from vlsae.groups import choices, groups
+from vlsae.signatures import check_settings, settings_of
+from vlsae.testing import ContractError, check
+
+PARTS = Path(__file__).parent / "plugin_files" / "tiny_parts.py"
+
+#: Groups whose configurations name classes; the stages that take them.
+STAGE_OF = {"model": "extract", "dataset": "extract", "logger": "extract", "objective": "train"}
+CONFIGS = [(group, name) for group in STAGE_OF for name in choices(group, plugins=False)]
+
+#: Settings that have no default, or whose default needs the bundled weights.
+NEEDED = {"captions": ["path"], "clip": ["checkpoint"], "align": ["architecture"]}
+
+
+@pytest.fixture(scope="module")
+def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
+    """Return settings by configuration: a folder of captions, a tiny CLIP."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("captions")
+    rows = []
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        rows.append({"image": f"{number}.png", "text": f"picture {number}"})
+    with (folder / "captions.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", "text"])
+        writer.writeheader()
+        writer.writerows(rows)
+    clip = str(write_clip(tmp_path_factory.mktemp("clip")))
+    return {"captions": {"path": str(folder)}, "clip": {"checkpoint": f"path:{clip}"}, "align": {"architecture": clip}}
+
+
+def node_of(group: str, name: str, extra: dict[str, str] | None = None) -> dict:
+    """Return the composed node of a configuration."""
+    words = [f"{group}.{key}='{value}'" for key, value in (extra or {}).items()]
+    return resolved(compose(STAGE_OF[group], [f"{group}={name}", *words]))[group]
+
+
+@pytest.mark.parametrize(("group", "name"), CONFIGS)
+def test_keys_and_values_are_the_signatures(group, name, needed):
+    node = node_of(group, name, needed.get(name))
+    cls = target_class(node)
+    assert set(node) - {"_target_"} == set(settings_of(cls))
+    check_settings(f"{group}={name}", {key: value for key, value in node.items() if key != "_target_"}, cls)
+
+
+@pytest.mark.parametrize(("group", "name"), CONFIGS)
+def test_every_configuration_builds(group, name, needed):
+    node = node_of(group, name, needed.get(name))
+    assert isinstance(build(node, width=6), target_class(node))
+
+
+@pytest.mark.parametrize(("group", "name"), [one for one in CONFIGS if one[0] != "logger" and "clip_" not in one[1]])
+def test_contract(group, name, needed):
+    settings = dict(needed.get(name, {}))
+    if name == "shapes":
+        settings["n"] = 12
+    check(target_class(node_of(group, name, needed.get(name))), **settings)
+
+
+def test_every_group_is_known():
+    assert set(groups()) - {"hardware", "launcher", "experiment", "probe", "task"} <= set(STAGE_OF)
+
+
+@pytest.fixture
+def tiny_parts():
+    with plugins.loaded():
+        plugins.load([str(PARTS)])
+        yield sys.modules["tiny_parts"]
+
+
+def test_contract_of_a_users_own_classes(tiny_parts):
+    check(tiny_parts.TinyModel)
+    check(tiny_parts.MySAE)
+
+
+def test_contract_names_the_broken_rule(tiny_parts):
+    class Stray(tiny_parts.TinyModel):
+        """Gives rows of a wrong width."""
+
+        def represent(self, batch, sites, tokens=None):
+            rows = super().represent(batch, sites, tokens)
+            for one in rows.values():
+                one.values = one.values[:, :-1]
+            return rows
+
+    with pytest.raises(ContractError, match="gives rows of its width"):
+        check(Stray)
+
+
+def test_contract_refuses_an_untyped_or_positional_setting(tiny_parts):
+    class Untyped(tiny_parts.TinyModel):
+        """Has a setting without type."""
+
+        def __init__(self, *, depth=3):
+            super().__init__()
+
+    class Positional(tiny_parts.TinyModel):
+        """Has a positional setting."""
+
+        def __init__(self, depth: int = 3):
+            super().__init__()
+
+    with pytest.raises(ContractError, match="has a type"):
+        check(Untyped)
+    with pytest.raises(ContractError, match="keyword-only"):
+        check(Positional)
+
+
+def test_contract_refuses_another_kind():
+    class Other:
+        """Nothing of vlsae's."""
+
+    with pytest.raises(ContractError, match="is a Dataset, Model, Dictionary or Objective"):
+        check(Other)

@@ -1,0 +1,242 @@
+"""The contract suite: what every model, dataset, objective and dictionary must keep, shipped for classes of your own.
+
+    from vlsae.testing import check
+    check(MySAE)                        # a class; settings it needs as keywords: check(Captions, path="photos")
+
+Failures are ``AssertionError`` that say which rule is broken.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from vlsae.bounds import misfit
+from vlsae.signatures import parameters_of, settings_of
+
+#: What may stand before the keyword-only settings of a dictionary.
+POSITIONAL = ("width", "n_concepts", "k")
+
+SITE = re.compile(r"(vision|language)\.(embedding|\d+(\.\w+)*)")
+STREAMS = ("vision", "language")
+WIDTH, ROWS = 6, 16
+
+
+class ContractError(AssertionError):
+    """A class breaks a rule that the rest of the project relies on."""
+
+
+def check(cls: type, **settings: Any) -> None:
+    """Run the contract of a class's kind on it; ``settings`` are constructor arguments that have no default.
+
+    Raises ``ContractError`` (an ``AssertionError``) that names the rule.
+    """
+    from vlsae.datasets.base import Dataset
+    from vlsae.dictionaries.base import Dictionary
+    from vlsae.models.base import Model
+    from vlsae.training.objective import Objective
+
+    check_signature(cls)
+    kinds = {Dataset: check_dataset, Model: check_model, Dictionary: check_dictionary, Objective: check_objective}
+    found = [suite for base, suite in kinds.items() if issubclass(cls, base)]
+    require(bool(found), f"{cls.__name__} is a Dataset, Model, Dictionary or Objective")
+    for suite in found:
+        suite(cls, **settings)
+
+
+def require(holds: bool, rule: str) -> None:
+    """Raise ``ContractError`` unless a rule holds."""
+    if not holds:
+        raise ContractError(f"broken: {rule}")
+
+
+def refuses(rule: str, function: Any, *arguments: Any) -> None:
+    """Raise ``ContractError`` unless the call raises ``ValueError``."""
+    try:
+        function(*arguments)
+    except ValueError:
+        return
+    raise ContractError(f"broken: {rule} raises ValueError")
+
+
+def check_signature(cls: type) -> None:
+    """Check that the signature can serve as the schema of a configuration."""
+    require(bool(inspect.getdoc(cls)), f"{cls.__name__} has a docstring")
+    for name, parameter in parameters_of(cls).items():
+        keyword = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        require(keyword or name in POSITIONAL, f"{cls.__name__}({name}) is keyword-only")
+    for name, setting in settings_of(cls).items():
+        require(setting.annotation is not Any, f"{cls.__name__}({name}) has a type that exists at run time")
+        fits = setting.required or misfit(setting.default, setting.annotation) is None
+        require(fits, f"the default of {cls.__name__}({name}), {setting.default!r}, fits its own type and bounds")
+
+
+def check_dataset(cls: Any, **settings: Any) -> None:
+    """Check table, pixels and digest of a dataset."""
+    dataset = cls(**settings)
+    table = dataset.table
+    required = ("sample_id", "texts", "labels", "source", "group")
+    require(set(required) <= set(table.column_names), f"the table has the columns {', '.join(required)}")
+    require(len(dataset) == len(table) > 0, "len(dataset) is the number of the table's rows, at least one")
+    ids = list(table["sample_id"])
+    require(all(isinstance(one, str) and one for one in ids), "sample_id is text")
+    require(len(set(ids)) == len(ids), "sample_id is unique")
+    require(all(isinstance(texts, list) for texts in table["texts"]), "texts is a list of texts")
+    require(dataset.block >= 1, "block is at least 1")
+    require(isinstance(dataset.skipped, list), "skipped is a list")
+    digest = dataset.digest()
+    require(bool(re.fullmatch(r"[0-9a-f]{64}", digest)), "digest is a SHA-256")
+    require(cls(**settings).digest() == digest, "equal settings and content give an equal digest")
+    if dataset.has_images:
+        numbers = list(range(min(3, len(dataset))))
+        _check_images(dataset.images(numbers), len(numbers))
+        _same_images(dataset.images(numbers[-1:]), dataset.images(numbers)[-1:])
+
+
+def _check_images(images: Any, count: int) -> None:
+    import numpy as np
+
+    require(len(images) == count, "images gives one image a row")
+    for image in images:
+        pixels = np.asarray(image)
+        good = pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8
+        require(good, "an image is RGB, uint8 (height, width, 3)")
+
+
+def _same_images(left: Any, right: Any) -> None:
+    import numpy as np
+
+    same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(left, right))
+    require(same, "an image is the same alone and among others")
+
+
+def check_model(cls: Any, **settings: Any) -> None:
+    """Check sites, digest, rows and edits of a model."""
+    import numpy as np
+    import torch
+
+    model = cls(**settings)
+    sites, digest = model.sites(), model.digest()
+    require(bool(sites), "a model has sites")
+    for name, site in sites.items():
+        require(bool(SITE.fullmatch(name)), f"the site {name!r} reads stream.layer[.part]")
+        require(site.width >= 1, f"the width of {name} is at least 1")
+    require(bool(re.fullmatch(r"[0-9a-f]{64}", digest)), "digest is a SHA-256")
+    require(cls(**settings).digest() == digest, "equal settings and weights give an equal digest")
+    model.load("cpu", "float32")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    streams = {name.split(".")[0] for name in sites}
+    batch = model.prepare(pixels if "vision" in streams else None, ["red", "blue"] if "language" in streams else None)
+    rows = model.represent(batch, list(sites))
+    for name, found in rows.items():
+        n = len(found.values)
+        require(found.values.shape == (n, sites[name].width), f"{name} gives rows of its width")
+        require(len(found.sample) == len(found.position) == n, f"{name} has a sample and a position for each row")
+        require(bool(torch.isfinite(found.values).all()), f"{name} gives finite values")
+        require(set(found.sample.tolist()) == {0, 1}, f"{name} has rows of every item")
+    require(list(rows) == list(sites), "represent gives every site asked for, in that order")
+    for name, found in rows.items():
+        alone = model.represent(batch, [name])[name].values
+        require(torch.equal(alone, found.values), f"{name} is the same alone and among other sites")
+    refuses("an unknown site", model.represent, batch, ["vision.999"])
+    _check_edit(model, batch, [name for name in sites if not name.endswith(".embedding")], rows)
+
+
+def _check_edit(model: Any, batch: Any, inner: list[str], rows: Any) -> None:
+    import torch
+
+    for name in inner:
+        with model.edit(name, lambda hidden: hidden):
+            after = model.represent(batch, list(rows))
+        require(all(torch.equal(after[one].values, rows[one].values) for one in rows), f"no edit at {name} is exact")
+
+
+def check_dictionary(cls: Any, **settings: Any) -> None:
+    """Check codes, shapes, refusals and files of a dictionary."""
+    import torch
+
+    dictionary = _with_width(cls, settings)
+    x = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0))
+    before, h = x.clone(), dictionary.n_concepts
+    require(dictionary.width == WIDTH and 1 <= dictionary.k <= h, "width, n_concepts and k are attributes")
+    for stream in STREAMS:
+        code = dictionary.encode(x, stream)
+        counts = code.offsets.diff()
+        require(code.offsets.shape == (ROWS + 1,) and int(code.offsets[-1]) == len(code.indices), "codes are CSR")
+        require(code.n_concepts == h, "a code has the dictionary's concepts")
+        inside = bool((code.indices >= 0).all() and (code.indices < h).all())
+        require(inside and len(code.values) == len(code.indices), "indices lie in 0…n_concepts−1, one a value")
+        require(bool((counts <= dictionary.k).all()), "a row has at most k active concepts")
+        require(dictionary.activations(x, stream).shape == (ROWS, h), "activations are (n, h)")
+        decoded = dictionary.decode(code, stream)
+        require(decoded.shape == (ROWS, WIDTH), "decode gives (n, d)")
+        dense = dictionary.decode(code.to_dense(), stream)
+        require(torch.allclose(dense, decoded, atol=1e-6), "a dense code decodes alike")
+        refuses("a wrong width", dictionary.encode, x[:, :-1], stream)
+        refuses("a row that is not finite", dictionary.encode, torch.full_like(x, torch.nan), stream)
+    refuses("an unknown stream", dictionary.encode, x, "sound")
+    require(torch.equal(x, before), "the input is left as it was")
+    with tempfile.TemporaryDirectory() as folder:
+        dictionary.save_pretrained(folder)
+        names = {path.name for path in Path(folder).iterdir()}
+        require({"model.safetensors", "config.json"} <= names, "save_pretrained writes weights and config.json")
+        again = cls.from_pretrained(folder)
+    state = again.state_dict()
+    same = all(torch.equal(value, state[name]) for name, value in dictionary.state_dict().items())
+    require(same and type(again) is cls, "from_pretrained gives an equal dictionary back")
+
+
+def check_objective(cls: Any, **settings: Any) -> None:
+    """Check loss, gradients, parameter groups, refusals and product of an objective."""
+    import torch
+
+    from vlsae.training import build_optimizer, train_step
+
+    objective = _with_width(cls, settings)
+    require(objective.source in ("representations", "samples"), "source is representations or samples")
+    batch = _batch(objective)
+    initialize = getattr(objective, "initialize", None)
+    if initialize is not None:
+        initialize(batch)
+    total, parts = objective.loss(batch, 0)
+    require(total.ndim == 0 and bool(torch.isfinite(total)), "the loss is one finite number")
+    require(all(torch.isfinite(torch.as_tensor(part)) for part in parts.values()), "each part is one finite number")
+    total.backward()
+    trained = {name: one for name, one in objective.named_parameters() if one.requires_grad}
+    for name, parameter in trained.items():
+        reached = parameter.grad is not None and bool(torch.isfinite(parameter.grad).all())
+        require(reached, f"the loss has a finite gradient in {name}")
+    grouped = [id(one) for group in objective.parameter_groups() for one in group["params"]]
+    require(sorted(grouped) == sorted(map(id, trained.values())), "parameter groups hold each parameter once")
+    before = {name: one.detach().clone() for name, one in trained.items()}
+    train_step(objective, batch, build_optimizer(objective, 1e-3), step=0)
+    moved = any(not torch.equal(before[name], one) for name, one in trained.items())
+    require(moved, "a step changes the parameters")
+    if objective.source == "representations":
+        bad = {stream: torch.full_like(rows, torch.nan) for stream, rows in batch.items()}
+        before = {name: one.detach().clone() for name, one in trained.items()}
+        refuses("a batch that is not finite", train_step, objective, bad, build_optimizer(objective, 1e-3))
+        kept = all(torch.equal(before[name], one) for name, one in trained.items())
+        require(kept, "a refused batch leaves the weights as they were")
+    require(hasattr(objective.product(), "save_pretrained"), "the product can be saved")
+
+
+def _batch(objective: Any) -> Any:
+    import numpy as np
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    if objective.source == "representations":
+        return {stream: torch.randn(ROWS, WIDTH, generator=generator) for stream in STREAMS}
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    return objective.prepare(pixels, ["red circle", "blue square", "green triangle", "a circle"])
+
+
+def _with_width(cls: Any, settings: dict[str, Any]) -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    return cls(**{**({"width": WIDTH} if "width" in parameters_of(cls) else {}), **settings})
