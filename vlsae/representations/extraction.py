@@ -49,6 +49,7 @@ def extract_rows(
     from vlsae.representations import SiteInfo, StoreWriter
 
     known = model.sites()
+    _check_row_kinds(sites, tokens)
     infos = {
         site: SiteInfo(width=known[site].width, module=known[site].module, pooling=tokens.pooling) for site in sites
     }
@@ -61,6 +62,18 @@ def extract_rows(
             batches = [numbered(dataset, range(i, min(i + batch_size, last))) for i in range(first, last, batch_size)]
             _write_shard(writer, number, model, dataset, batches, sites, tokens, splits, thumbnails, advance)
     writer.finish()
+
+
+def _check_row_kinds(sites: Sequence[str], tokens: TokenSelection) -> None:
+    """Raise ``UserError`` where one stream would have rows of two kinds: a stream's sites share their row table."""
+    for stream in dict.fromkeys(site.split(".")[0] for site in sites):
+        mine = [site for site in sites if site.startswith(f"{stream}.")]
+        pooled = [site for site in mine if site.endswith(".embedding")]
+        if tokens.pooling == "tokens" and pooled and len(pooled) < len(mine):
+            raise UserError(
+                f"extract.tokens.pooling=tokens: {pooled[0]} has one row an item, and {mine[0]} one a token.",
+                "Extract them in two runs, or pool the layers.",
+            )
 
 
 def _write_shard(

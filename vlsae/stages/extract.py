@@ -132,6 +132,7 @@ def selection(settings: Mapping[str, Any]) -> TokenSelection:
 
 
 def _summarise(run: Run, store: Store, dataset: Dataset) -> None:
+    from vlsae.representations import position_norms
     from vlsae.runs import Measure
 
     streams = dict.fromkeys(site.split(".")[0] for site in store.sites)
@@ -141,6 +142,8 @@ def _summarise(run: Run, store: Store, dataset: Dataset) -> None:
     metrics["skipped"] = Measure(len(dataset.skipped), "samples")
     for site, info in store.sites.items():
         metrics[f"width/{site}"] = Measure(info.width, "dimensions")
+        if info.pooling == "tokens" and (warning := position_norms(store, site).warning):
+            logger.warning(warning)
     metrics["stored"] = Measure(_bytes(store.path), "bytes")
     by_reason: dict[str, list[str]] = {}
     for skipped in dataset.skipped:
