@@ -43,7 +43,6 @@ def run_stage(run: Run | str | Path) -> Run:
             if run.held:
                 _end(run, error)
             raise
-    logger.info("%s is done", run.id)
     return run
 
 
