@@ -70,7 +70,7 @@ def test_help_of_a_stage_shows_options_groups_and_examples(stage):
     known = groups()
     for group, default in default_choices(stage).items():
         assert group in shown.stdout
-        assert f"[{default}]" in shown.stdout
+        assert not default or f"[{default}]" in shown.stdout
         assert set(known[group]) <= set(shown.stdout.replace("[", " ").replace("]", " ").split())
     assert shown.stdout.count(f"vlsae {stage}") == 4
     assert "--dry-run" in shown.stdout
@@ -78,7 +78,8 @@ def test_help_of_a_stage_shows_options_groups_and_examples(stage):
 
 @pytest.mark.parametrize("stage", SUMMARIES)
 def test_defaults_in_help_are_those_of_hydra(stage):
-    assert default_choices(stage) == compose_with_choices(stage, []).choices
+    shown = {group: choice for group, choice in default_choices(stage).items() if choice}
+    assert shown == compose_with_choices(stage, []).choices
 
 
 def test_examples_in_help_are_valid_commands():

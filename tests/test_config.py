@@ -23,7 +23,7 @@ from vlsae.config import (
 )
 from vlsae.environment import with_environment
 from vlsae.errors import MissingFile, UserError
-from vlsae.groups import config_dir
+from vlsae.groups import choices, config_dir
 
 STAGES = ("extract", "train", "probe", "aqi", "enhance")
 
@@ -63,7 +63,8 @@ def test_choices_are_those_made():
         (["seed=1", "seed=2"], "seed is given twice: seed=1 and seed=2."),
         (["model=clip", "model=clip_b32"], "model is given twice"),
         (["name=a b=c"], "cannot be read as an override.\nQuote the value"),
-        (["experiment=paper"], "experiment"),
+        (["experiment=paper"], "There is no choice for experiment 'paper'."),
+        (["+model=clip"], "`vlsae train` has model already.\nWrite model=clip, without the +."),
         (["seed=x"], "seed is 'x', expected an integer."),
         (["seed=-1"], "seed is -1, expected an integer at least 0."),
         (["train.epochs=0"], "train.epochs is 0, expected an integer at least 1."),
@@ -86,6 +87,13 @@ def test_a_stage_names_the_groups_it_takes():
 
 def test_unknown_stage():
     assert refusal("trian") == "There is no stage 'trian'.\nDid you mean train or extract?"
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_experiments_compose(name):
+    config = resolved(compose("train", [f"experiment={name}", "dataset.path=photos"]))
+    check_values(config)
+    assert config["dataset"]["path"] == "photos"
 
 
 def test_own_folder_adds_and_comes_first(tmp_path):

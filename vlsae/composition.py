@@ -96,9 +96,8 @@ def sources(folder: Path | None) -> Iterator[None]:
 
 
 def split_choices(hydra: DictConfig) -> dict[str, str]:
-    """Return group → choice as Hydra noted them, without its own groups."""
-    chosen = hydra.runtime.choices
-    return {str(group): str(chosen[group]) for group in chosen if not str(group).startswith("hydra/")}
+    """Return group → choice as Hydra noted them, without its own groups and those left empty."""
+    return {group: choice for group, choice in _choices(hydra).items() if choice is not None}
 
 
 def flat_keys(node: Any, path: str = "") -> list[str]:
@@ -151,10 +150,11 @@ def _explained(
     is_choice = [override.key_or_group in known for override in parsed]
     group_overrides = [text for text, choice in zip(overrides, is_choice) if choice]
     try:
-        taken = split_choices(_compose(stage, [])["hydra"])
+        taken = _choices(_compose(stage, [])["hydra"])
         for override in parsed:
-            if override.key_or_group in known and not override.is_add() and override.key_or_group not in taken:
-                return _not_taken(stage, override, taken)
+            group = override.key_or_group
+            if group in known and override.is_add() == (group in taken):
+                return _misplaced(stage, override, taken)
         base = OmegaConf.to_container(_compose(stage, group_overrides), resolve=False)
     except Exception as reason:
         return UserError(f"The configuration cannot be composed: {_first_line(reason)}")
@@ -178,10 +178,16 @@ def _wrong_choice(override: Override, known: Mapping[str, Sequence[str]]) -> Use
     return None
 
 
-def _not_taken(stage: str, override: Override, taken: Mapping[str, str]) -> UserError:
+def _choices(hydra: DictConfig) -> dict[str, str | None]:
+    chosen = OmegaConf.to_container(hydra.runtime.choices)
+    assert isinstance(chosen, dict), "choices are a mapping"
+    return {str(group): choice for group, choice in chosen.items() if not str(group).startswith("hydra/")}
+
+
+def _misplaced(stage: str, override: Override, taken: Mapping[str, str | None]) -> UserError:
     group = override.key_or_group
-    if group == "experiment":
-        return UserError(f"experiment={override.value()} adds a group.", f"Write +experiment={override.value()}")
+    if override.is_add():
+        return UserError(f"`vlsae {stage}` has {group} already.", f"Write {group}={override.value()}, without the +.")
     return UserError(f"`vlsae {stage}` takes no {group}.", f"It takes {', '.join(sorted(taken))}.")
 
 

@@ -53,11 +53,13 @@ class StageCommand(TyperCommand):
 
 
 def default_choices(stage: str) -> dict[str, str]:
-    """Return group → default choice of a stage, read from the defaults lists of its files alone."""
+    """Return group → default choice of a stage ("" for none), read from the defaults lists of its files alone."""
     path = groups.config_dir() / f"{stage}.yaml"
     chosen: dict[str, str] = {}
     for name, choice in _defaults(path):
-        if choice is not None:
+        if choice == "null":
+            chosen[name] = ""
+        elif choice is not None:
             chosen[name] = choice
         elif name != "_self_":
             chosen = {**default_choices(name), **chosen}
