@@ -25,12 +25,14 @@ class Align(Objective):
     """A CLIP of open_clip under ALIGN's loss: smoothed softmax in both directions with a learned temperature.
 
     ``architecture`` is a folder in open_clip's format, ``bundled``, or a name that open_clip knows; the named sizes
-    change it. Weights start from scratch, or from those in the folder ``initial``. The temperature has a learning rate
-    of its own (``temperature_lr_scale``) and no decay. ``mask_duplicates`` takes equal captions of a batch out of each
-    other's negatives. ``optimizer_name`` is ``adamw``, or ``lamb`` for batches of many thousands as in the paper.
+    change it. Weights start from scratch and the temperature at 1, or both as in the folder ``initial``. The
+    temperature has a learning rate of its own (``temperature_lr_scale``) and no decay. ``mask_duplicates`` takes equal
+    captions of a batch out of each other's negatives. ``optimizer_name`` is ``adamw``, or ``lamb`` for batches of many
+    thousands as in the paper.
     """
 
     source = "samples"
+    towers: Any
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Align(Objective):
         patch_size: Annotated[int, Range(1, None)] | None = None,
         text_width: Annotated[int, Range(1, None)] | None = None,
         text_layers: Annotated[int, Range(1, None)] | None = None,
-        temperature: Annotated[float, Range(0, None)] = 1.0,
+        temperature: Annotated[float, Range(0, None)] | None = None,
         parametrisation: Annotated[str, OneOf(*PARAMETRISATIONS)] = "log",
         temperature_min: Annotated[float, Range(0, None)] = 0.01,
         temperature_max: Annotated[float, Range(0, None)] = 10.0,
@@ -65,11 +67,13 @@ class Align(Objective):
             "text_layers": text_layers,
         }
         self.architecture: Architecture = architecture_of(architecture, changes)
-        self.towers: Any = self.architecture.towers()
+        self.towers = self.architecture.towers()
         if initial is not None:
             self.architecture.load(self.towers, Path(initial))
         # The loss reads its own temperature; the towers' scale is written when they are saved.
         self.towers.logit_scale.requires_grad_(False)
+        if temperature is None:
+            temperature = 1.0 if initial is None else math.exp(-float(self.towers.logit_scale))
         self.temperature = Temperature(temperature, parametrisation, temperature_min, temperature_max)
         self.temperature_lr_scale = temperature_lr_scale
         self.label_smoothing, self.reduce, self.mask_duplicates = label_smoothing, reduce, mask_duplicates
