@@ -189,7 +189,7 @@ def test_options_are_overrides():
 
 
 @pytest.mark.parametrize(
-    "value", ["a b", "it's", "~/runs/x", "a=b", "runs/train/a/v0001", "", "a\\b c", "c:\\x'y", "(1)"]
+    "value", ["a b", "it's", "~/runs/x", "a=b", "runs/train/a/v0001", "", "a\\b c", "c:\\x'y", "(1)", r"c:\x"]
 )
 def test_option_values_arrive_as_typed(value):
     override = parse(Request("train", {"run": value}, []).overrides, sweeps=False)[0]

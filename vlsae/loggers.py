@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from vlsae.bounds import OneOf
 from vlsae.errors import UserError
+
+if TYPE_CHECKING:
+    from vlsae.runs import Run
 
 
 class Logger(ABC):
@@ -93,3 +98,31 @@ class WandB(Logger):
         self._run.summary.update({name: value for name, value in summary.items() if value is not None})
         self._run.finish(exit_code=exit_code)
         self._run = None
+
+
+@contextlib.contextmanager
+def started(config: Mapping[str, Any], run: Run) -> Iterator[Logger]:
+    """Start the logger of a run's configuration, and finish it with the run's summary, whatever happens within.
+
+    It gets the configuration as the run stores it: secrets masked, the environment unresolved.
+    """
+    import yaml
+
+    from vlsae.config import build
+    from vlsae.environment import with_environment
+
+    logger: Logger = build(with_environment(config["logger"]))
+    stored = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+    logger.start(run.id, str(run.path), stored)
+    try:
+        yield logger
+    except BaseException:
+        logger.finish({}, exit_code=1)
+        raise
+    logger.finish(_summary(run))
+
+
+def _summary(run: Run) -> dict[str, float | None]:
+    path = run.path / "summary.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"] if path.exists() else {}
+    return {name: metric["value"] for name, metric in metrics.items()}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlsae.config import Composed
 
 # What Hydra's grammar reads as one plain value, list or sweep; anything else is quoted.
-_PLAIN = re.compile(r"[\w./\-+@%:,\[\]*$\\{}]*")
+_PLAIN = re.compile(r"[\w./\-+@%:,\[\]*${}]*")
 
 
 @dataclass(frozen=True)
