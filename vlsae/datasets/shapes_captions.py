@@ -105,7 +105,7 @@ def _mixed(row: dict) -> str:
         kept or factor == name for kept, name in zip(told, ("size", "texture", "color", "place"))
     )
     family = 0
-    if factor not in ("shape", "binding") and not any(told[:2]):
+    if factor not in ("shape", "binding"):
         family = (0, 0, 1, 2, 4, 4, 0, 2)[bits >> 8 & 7]
         family = family - 1 if factor == "color" and family & 1 else family
     if family in (4, 5) and not (size or texture or place or color):
