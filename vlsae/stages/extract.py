@@ -121,7 +121,9 @@ def run(config: Mapping[str, Any], run: Run) -> None:
         attributes=digests(config),
     )
     run.set_fingerprint(run.manifest["fingerprint"], {**run.manifest["identity"], "expanded_sites": sites})
-    _summarise(run, Store.open(path), dataset)
+    store = Store.open(path)
+    run.know_digests({f"{path.name}/{name}": facts["sha256"] for name, facts in store.index.files.items()})
+    _summarise(run, store, dataset)
 
 
 def selection(settings: Mapping[str, Any]) -> TokenSelection:
