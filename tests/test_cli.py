@@ -173,6 +173,13 @@ def test_debug_shows_the_traceback():
     assert done.stderr.rstrip().endswith("seed is 'x', expected an integer.")
 
 
+def test_a_reader_that_leaves_gets_no_traceback():
+    command = f"{sys.executable} -m vlsae.cli train --dry-run upstream=auto | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "model:\n"
+    assert "Traceback" not in done.stderr
+
+
 def test_exit_codes_of_errors():
     assert exit_code(UserError("wrong")) == 2
     assert exit_code(MissingFile("gone")) == 2

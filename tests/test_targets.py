@@ -152,7 +152,7 @@ def test_hydras_own_node_reaches_nothing_else(text, tmp_path):
     check_hydra(compose_raw("train", forced, tmp_path).hydra)
     check_hydra(compose_raw("train", [*forced, "launcher=joblib"], tmp_path).hydra)
     with pytest.raises(UserError, match="hydra"):
-        check_hydra(compose_raw("train", [*forced, "+experiment=evil"], tmp_path).hydra)
+        check_hydra(compose_raw("train", [*forced, "experiment=evil"], tmp_path).hydra)
 
 
 def test_values_never_become_objects_by_themselves():

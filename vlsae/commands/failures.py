@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -25,12 +27,20 @@ _OF_THE_SYSTEM = {
 def explain(error: BaseException, words: Sequence[str] = ()) -> int:
     """Write what went wrong to stderr and return the exit code; ``words`` are the command's own."""
     code = exit_code(error)
+    if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+        return _closed_pipe()
     if "--debug" in words or code == BUG:
         traceback.print_exception(error)
     if isinstance(error, SystemExit):
         return code
     _write(*_lines(error, words))
     return code
+
+
+def _closed_pipe() -> int:
+    """Leave quietly where the reader of the output went away, as ``| head`` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BUG
 
 
 def exit_code(error: BaseException) -> int:
