@@ -52,11 +52,14 @@ CONFIG = {
     "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"},
 }
 
+#: Settings of the stages before the last; each is one pass over its scenes at a constant rate.
+ONE_PASS = ["train.epochs=1", "train.schedule=fixed", "dataset.max_objects=1", "dataset.single=0"]
+
 #: Scenes and settings of each stage; the last is configs/experiment/bundled_clip.yaml.
 STAGES = {
-    "simple": (16_000, ["dataset.simple=true", "dataset.max_objects=1", "dataset.detail=short"]),
-    "single": (32_000, ["dataset.max_objects=1", "dataset.detail=short"]),
-    "single-twins": (64_000, ["dataset.max_objects=1", "dataset.detail=mixed", "dataset.twins=true"]),
+    "simple": (16_000, [*ONE_PASS, "dataset.simple=true", "dataset.twins=false", "dataset.detail=short"]),
+    "single": (32_000, [*ONE_PASS, "dataset.twins=false", "dataset.detail=short"]),
+    "single-twins": (64_000, ONE_PASS),
     "twins": (128_000, []),
 }
 
@@ -72,9 +75,8 @@ def main() -> None:
         architecture = write_architecture(Path(folder))
         initial = None
         for number, (name, (scenes, settings)) in enumerate(STAGES.items()):
-            last = number == len(STAGES) - 1
-            scenes = max(2 * round(scenes * options.steps_scale / 2), 1000)
-            initial = train(name, architecture, initial, scenes, settings, last, options.seed + number)
+            scenes = max(2 * round(scenes * options.steps_scale / 2), 200)
+            initial = train(name, architecture, initial, scenes, settings, options.seed + number)
     install(initial, options.target)
     logger.info("The bundled CLIP lies in %s; scripts/evaluate_bundled.py scores it.", options.target)
 
@@ -86,9 +88,7 @@ def write_architecture(folder: Path) -> Path:
     return folder
 
 
-def train(
-    name: str, architecture: Path, initial: Path | None, scenes: int, settings: list[str], last: bool, seed: int
-) -> Path:
+def train(name: str, architecture: Path, initial: Path | None, scenes: int, settings: list[str], seed: int) -> Path:
     """Run one stage by the command line and return the folder of the weights that came out."""
     run_name = f"bundled_clip-{name}"
     overrides = [
@@ -98,7 +98,6 @@ def train(
         f"dataset.seed={seed}",
         f"objective.architecture={architecture}",
         f"objective.initial={initial or 'null'}",
-        *([] if last else ["dataset.twins=false", "dataset.single=0", "train.epochs=1", "train.schedule=fixed"]),
         *settings,
         *(["objective.temperature=0.07"] if initial is None else []),
     ]

@@ -44,6 +44,9 @@ _FAMILY = {
 #: What a caption is made from.
 _TOLD = ("count", "shape", "color", "size", "texture", "place", "background", "style", "wording", "twin")
 
+#: The factors that a caption may name alone.
+_LONE = TWIN_FACTORS[:6]
+
 
 def captions(scenes: Scenes, detail: str = "full", hard: bool = False) -> list[str]:
     """Return one caption a scene.
@@ -63,7 +66,7 @@ def article(words: str) -> str:
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
-def _object(row: dict, number: int, parts: tuple[bool, bool, bool, bool] = (True,) * 4, family: int = 0) -> str:
+def _object(row: dict, number: int, parts: tuple[bool, ...] = (True,) * 4, family: int = 0) -> str:
     """Return the words for one object; ``parts`` says whether size, texture, colour and place are named."""
     size, texture, color, place = parts
     shape, hue = SHAPES[row["shape"][number]], COLORS[row["color"][number]]
@@ -98,8 +101,10 @@ def _mixed(row: dict) -> str:
     if bits & 1:
         return _full(row)
     factor = TWIN_FACTORS[row["twin"]] if row["twin"] >= 0 else ""
-    if row["count"] == 2 and bits & 0b1110 == 0b1110 and not factor:
+    if row["count"] == 2 and bits & 0b110 == 0b110 and factor not in ("place", "count"):
         return _relation(row)
+    if bits >> 13 & 1 and factor not in ("count", "binding"):
+        return _lone(row, factor or _LONE[(bits >> 14) % len(_LONE)])
     told = [bool(bits >> shift & 1) for shift in range(4, 8)]
     size, texture, color, place = (
         kept or factor == name for kept, name in zip(told, ("size", "texture", "color", "place"))
@@ -108,12 +113,17 @@ def _mixed(row: dict) -> str:
     if factor not in ("shape", "binding"):
         family = (0, 0, 1, 2, 4, 4, 0, 2)[bits >> 8 & 7]
         family = family - 1 if factor == "color" and family & 1 else family
-    if family in (4, 5) and not (size or texture or place or color):
-        color = True
     color = color or factor == "binding"
     ground = bool(bits >> 11 & 1) or factor == "background"
     objects = [_object(row, k, (size, texture, color, place), family) for k in range(row["count"])]
     return _join(row, objects, ground, bool(bits >> 12 & 1))
+
+
+def _lone(row: dict, factor: str) -> str:
+    """Return a caption that names one factor alone, in the form of the prompts."""
+    parts = tuple(factor == name for name in ("size", "texture", "color", "place"))
+    family = 0 if factor == "shape" else 4
+    return _join(row, [_object(row, k, parts, family) for k in range(row["count"])], factor == "background", False)
 
 
 def _relation(row: dict) -> str:
