@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vlsae.progress import progress
 
 if TYPE_CHECKING:
+    from vlsae.loggers import Logger
     from vlsae.runs import Measure, Run
     from vlsae.training import FitResult
 
@@ -19,10 +20,14 @@ def fit_in_run(
     readers: Mapping[str, Any],
     config: Mapping[str, Any],
     run: Run,
+    second: Logger,
     prefix: str = "",
     **changes: Any,
 ) -> FitResult:
-    """Fit an objective by the run's ``train`` node; ``changes`` replace single settings, ``prefix`` sets it apart."""
+    """Fit an objective by the run's ``train`` node; ``second`` gets the metrics too.
+
+    ``changes`` replace single settings; ``prefix`` sets apart one training of several in a run.
+    """
     from vlsae.training import fit
 
     settings = {**config["train"], **changes}
@@ -30,7 +35,9 @@ def fit_in_run(
     names = f"{prefix}/" if prefix else ""
 
     def log(step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        run.log_metrics(step, epoch, split, **{names + name: value for name, value in values.items()})
+        named = {names + name: value for name, value in values.items()}
+        run.log_metrics(step, epoch, split, **named)
+        second.log(step, epoch, split, named)
 
     total = settings["epochs"] * readers["train"].steps_per_epoch
     with progress(prefix or "train", total, "steps") as advance:

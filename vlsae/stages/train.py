@@ -16,6 +16,7 @@ from vlsae.stages.upstream import require
 
 if TYPE_CHECKING:
     from vlsae.dictionaries.auxiliary import AuxiliaryAutoencoder
+    from vlsae.loggers import Logger
     from vlsae.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -85,16 +86,16 @@ def source(config: Mapping[str, Any]) -> str:
 
 def run(config: Mapping[str, Any], run: Run) -> None:
     """Train, evaluate on held-out rows, and write what came out."""
+    from vlsae.loggers import started
+    from vlsae.stages.train_learner import train_learner
+
     use_hardware(config, run)
-    if source(config) == "samples":
-        from vlsae.stages.train_learner import train_learner
-
-        train_learner(config, run)
-    else:
-        train_dictionary(config, run)
+    train = train_learner if source(config) == "samples" else train_dictionary
+    with started(config, run) as second:
+        train(config, run, second)
 
 
-def train_dictionary(config: Mapping[str, Any], run: Run) -> None:
+def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> None:
     """Train a dictionary on the stored representations of an extraction."""
     from vlsae.config import build
     from vlsae.reporting import write_report
@@ -110,12 +111,12 @@ def train_dictionary(config: Mapping[str, Any], run: Run) -> None:
     readers = _readers(store, sites, config)
     auxiliary = None
     if _needs_auxiliary(store, sites, settings):
-        auxiliary = _fit_auxiliary(store, sites, config, run)
+        auxiliary = _fit_auxiliary(store, sites, config, run, second)
         readers = {split: reader.mapped(auxiliary.encode) for split, reader in readers.items()}
         auxiliary.save_pretrained(run.path / "auxiliary")
     width = auxiliary.width if auxiliary is not None else _common_width(store, sites)
     objective = seeded(config["seed"], lambda: build(config["objective"], width=width))
-    result = fit_in_run(objective, readers, config, run)
+    result = fit_in_run(objective, readers, config, run, second)
     dictionary = objective.product().eval()
     dictionary.save_pretrained(run.path / "dictionary")
     _describe_input(run.path / "dictionary", upstream.id, sites, auxiliary is not None)
@@ -197,7 +198,9 @@ def _common_width(store: Any, sites: Mapping[str, str]) -> int:
     return next(iter(widths.values()))
 
 
-def _fit_auxiliary(store: Any, sites: Mapping[str, str], config: Mapping[str, Any], run: Run) -> AuxiliaryAutoencoder:
+def _fit_auxiliary(
+    store: Any, sites: Mapping[str, str], config: Mapping[str, Any], run: Run, second: Logger
+) -> AuxiliaryAutoencoder:
     from vlsae.dictionaries import AuxiliaryAutoencoder
 
     settings = dict(config["train"]["auxiliary_autoencoder"])
@@ -214,7 +217,7 @@ def _fit_auxiliary(store: Any, sites: Mapping[str, str], config: Mapping[str, An
     )
     readers = _readers(store, sites, config, batch_size=settings["batch_size"])
     training = {"epochs": settings["epochs"], "lr": settings["lr"], "schedule": "cosine", "warmup_epochs": 0}
-    fit_in_run(auxiliary, readers, config, run, prefix="auxiliary", **training)
+    fit_in_run(auxiliary, readers, config, run, second, prefix="auxiliary", **training)
     return auxiliary.eval().requires_grad_(False)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vlsae.loggers import Logger
     from vlsae.runs import Run
 
 
-def train_learner(config: Mapping[str, Any], run: Run) -> None:
+def train_learner(config: Mapping[str, Any], run: Run, second: Logger) -> None:
     """Train a learner, keep its best weights under ``model/`` and measure retrieval on held-out samples."""
     from vlsae.config import build
     from vlsae.learners.retrieval import retrieval
@@ -32,7 +33,7 @@ def train_learner(config: Mapping[str, Any], run: Run) -> None:
         )
         for split in ("train", "validation")
     }
-    result = fit_in_run(learner, readers, config, run)
+    result = fit_in_run(learner, readers, config, run, second)
     product = learner.product()
     product.save_pretrained(run.path / "model")
     metrics = training_metrics(result)
