@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from vlsae.datasets.base import sample_splits
 from vlsae.errors import UserError
-from vlsae.progress import progress
+from vlsae.progress import Advance, progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from vlsae.datasets.base import Dataset
     from vlsae.models.base import Batch, Model, Rows, TokenSelection
-    from vlsae.representations import StoreWriter
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Numbered:
     texts: list[str]
     owner: list[int]
     item: list[int]
+
+
+#: A batch's samples and the rows of each site.
+Part = tuple[Numbered, "dict[str, Rows]"]
 
 
 def extract_rows(
@@ -43,9 +49,14 @@ def extract_rows(
     batch_size: int = 256,
     shard_samples: int = 4096,
     thumbnails: int = 20_000,
+    workers: int = 1,
     attributes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the store shard by shard, going on after the last whole shard of an interrupted extraction."""
+    """Write the store of the first ``samples`` shard by shard, after the last whole shard of an interrupted extraction.
+
+    ``workers`` threads decode and prepare batches while the model runs; they change no number. Raises ``UserError``
+    for sites whose rows do not fit together and for values that are not finite.
+    """
     from vlsae.representations import SiteInfo, StoreWriter
 
     known = model.sites()
@@ -55,12 +66,18 @@ def extract_rows(
     }
     writer = StoreWriter(path, sites=infos, shard_samples=shard_samples, dtype=dtype, attributes=dict(attributes or {}))
     splits = sample_splits(dataset, samples, split)
-    done = min(writer.next_shard * shard_samples, samples)
-    with progress("extract", samples, "samples", done) as advance:
+    work = _Work(model, dataset, list(sites), tokens, thumbnails, max(1, workers))
+    with progress("extract", samples, "samples", min(writer.next_shard * shard_samples, samples)) as advance:
         for number in range(writer.next_shard, -(-samples // shard_samples)):
             first, last = number * shard_samples, min((number + 1) * shard_samples, samples)
             batches = [numbered(dataset, range(i, min(i + batch_size, last))) for i in range(first, last, batch_size)]
-            _write_shard(writer, number, model, dataset, batches, sites, tokens, splits, thumbnails, advance)
+            parts, pictures = work.represent(batches, advance)
+            writer.write_shard(
+                number,
+                samples=_sample_table(dataset, first, last, splits, pictures),
+                rows=_row_tables(sites, parts, splits),
+                values={site: torch.cat([rows[site].values for _, rows in parts]) for site in sites},
+            )
     writer.finish()
 
 
@@ -76,79 +93,64 @@ def _check_row_kinds(sites: Sequence[str], tokens: TokenSelection) -> None:
             )
 
 
-def _write_shard(
-    writer: StoreWriter,
-    number: int,
-    model: Model,
-    dataset: Dataset,
-    batches: list[Numbered],
-    sites: Sequence[str],
-    tokens: TokenSelection,
-    splits: list[str],
-    thumbnails: int,
-    advance: Any,
-) -> None:
-    import torch
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for every batch of an extraction."""
 
-    parts: list[tuple[Numbered, dict[str, Rows]]] = []
-    pictures: list[bytes | None] = []
-    for current, batch, small in _prepared(model, dataset, batches, sites, thumbnails):
-        parts.append((current, model.represent(batch, sites, tokens)))
-        pictures.extend(small)
-        advance(len(current.samples))
-    streams = {site: site.split(".")[0] for site in sites}
-    values = {site: torch.cat([rows[site].values for _, rows in parts]) for site in sites}
-    tables = {
-        stream: _row_table(stream, next(site for site in sites if streams[site] == stream), parts, splits)
-        for stream in dict.fromkeys(streams.values())
-    }
-    first, last = batches[0].samples[0], batches[-1].samples[-1]
-    writer.write_shard(
-        number, samples=_sample_table(dataset, first, last + 1, splits, pictures), rows=tables, values=values
-    )
+    model: Model
+    dataset: Dataset
+    sites: list[str]
+    tokens: TokenSelection
+    thumbnails: int
+    workers: int
 
+    def represent(self, batches: Sequence[Numbered], advance: Advance) -> tuple[list[Part], list[bytes | None]]:
+        """Return each batch with its rows on the CPU, and a small picture of each sample."""
+        parts: list[Part] = []
+        pictures: list[bytes | None] = []
+        for samples, batch, small in self._prepared(batches):
+            found = self.model.represent(batch, self.sites, self.tokens)
+            parts.append((samples, {site: replace(rows, values=rows.values.cpu()) for site, rows in found.items()}))
+            pictures.extend(small)
+            advance(len(samples.samples))
+        return parts, pictures
 
-def _prepared(
-    model: Model, dataset: Dataset, batches: Sequence[Numbered], sites: Sequence[str], thumbnails: int
-) -> Iterator[tuple[Numbered, Batch, list[bytes | None]]]:
-    """Prepare the next batch in a thread while the model runs on this one."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = pool.submit(_with_thumbnails, model, dataset, batches[0], sites, thumbnails)
-        for number, current in enumerate(batches):
-            batch, small = pending.result()
-            if number + 1 < len(batches):
-                pending = pool.submit(_with_thumbnails, model, dataset, batches[number + 1], sites, thumbnails)
-            yield current, batch, small
+    def _prepared(self, batches: Sequence[Numbered]) -> Iterator[tuple[Numbered, Batch, list[bytes | None]]]:
+        """Give the batches in order, up to ``workers`` of them prepared in threads while the model runs."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            waiting: deque[Future] = deque()
+            for ahead in range(len(batches) + self.workers):
+                if ahead < len(batches):
+                    waiting.append(pool.submit(self._prepare, batches[ahead]))
+                if ahead >= self.workers and waiting:
+                    yield batches[ahead - self.workers], *waiting.popleft().result()
+
+    def _prepare(self, samples: Numbered) -> tuple[Batch, list[bytes | None]]:
+        from vlsae.representations.thumbnails import thumbnails
+
+        images = _images(self.dataset, samples, self.sites)
+        wanted = max(0, min(len(samples.samples), self.thumbnails - samples.samples[0]))
+        small: list[bytes | None] = [None] * len(samples.samples)
+        if images is not None and wanted:
+            small[:wanted] = thumbnails(images[:wanted])
+        return self.model.prepare(images, _texts(samples, self.sites)), small
 
 
-def _with_thumbnails(
-    model: Model, dataset: Dataset, batch_of: Numbered, sites: Sequence[str], limit: int
-) -> tuple[Batch, list[bytes | None]]:
-    from vlsae.representations.thumbnails import thumbnails
-
-    images = _images(dataset, batch_of, sites)
-    wanted = max(0, min(len(batch_of.samples), limit - batch_of.samples[0]))
-    small: list[bytes | None] = [None] * len(batch_of.samples)
-    if images is not None and wanted:
-        small[:wanted] = thumbnails(images[:wanted])
-    return model.prepare(images, _texts(batch_of, sites)), small
-
-
-def prepare(model: Model, dataset: Dataset, batch_of: Numbered, sites: Sequence[str]) -> Batch:
+def prepare(model: Model, dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Batch:
     """Return the model's inputs for some samples; a stream without a wanted site is left out."""
-    return model.prepare(_images(dataset, batch_of, sites), _texts(batch_of, sites))
+    return model.prepare(_images(dataset, samples, sites), _texts(samples, sites))
 
 
-def _images(dataset: Dataset, batch_of: Numbered, sites: Sequence[str]) -> Any:
+def _images(dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Any:
     if not any(site.startswith("vision.") for site in sites):
         return None
     if not dataset.has_images:
         raise UserError("A vision site is wanted, and this dataset has no images.", "Choose language sites only.")
-    return dataset.images(batch_of.samples)
+    return dataset.images(samples.samples)
 
 
-def _texts(batch_of: Numbered, sites: Sequence[str]) -> list[str] | None:
-    return batch_of.texts if batch_of.texts and any(site.startswith("language.") for site in sites) else None
+def _texts(samples: Numbered, sites: Sequence[str]) -> list[str] | None:
+    return samples.texts if samples.texts and any(site.startswith("language.") for site in sites) else None
 
 
 def numbered(dataset: Dataset, samples: Sequence[int]) -> Numbered:
@@ -158,9 +160,15 @@ def numbered(dataset: Dataset, samples: Sequence[int]) -> Numbered:
     return Numbered(list(samples), [row[0] for row in flat], [row[1] for row in flat], [row[2] for row in flat])
 
 
-def _row_table(
-    stream: str, site: str, parts: Sequence[tuple[Numbered, dict[str, Rows]]], splits: Sequence[str]
-) -> pa.Table:
+def _row_tables(sites: Sequence[str], parts: Sequence[Part], splits: Sequence[str]) -> dict[str, pa.Table]:
+    """Return the row table of each stream; the sites of a stream have the same rows."""
+    first: dict[str, str] = {}
+    for site in sites:
+        first.setdefault(site.split(".")[0], site)
+    return {stream: _row_table(stream, site, parts, splits) for stream, site in first.items()}
+
+
+def _row_table(stream: str, site: str, parts: Sequence[Part], splits: Sequence[str]) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 

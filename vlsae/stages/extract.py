@@ -118,6 +118,7 @@ def run(config: Mapping[str, Any], run: Run) -> None:
         batch_size=settings["batch_size"],
         shard_samples=settings["shard_samples"],
         thumbnails=settings["thumbnails"],
+        workers=config["hardware"]["workers"],
         attributes=digests(config),
     )
     run.set_fingerprint(run.manifest["fingerprint"], {**run.manifest["identity"], "expanded_sites": sites})
