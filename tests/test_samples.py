@@ -61,10 +61,14 @@ def read(reader: SampleReader, steps: Sequence[int]) -> list[list[int]]:
     return [reader.batch(step).vision[:, 0, 0, 0].int().tolist() for step in steps]
 
 
+def flat(batches: list[list[int]]) -> list[int]:
+    return [row for batch in batches for row in batch]
+
+
 def test_an_epoch_reads_each_row_of_the_split_once_and_pairs_it_with_its_own_caption():
     dataset = Numbers()
     readers = [SampleReader(dataset, Echo(), batch_size=8, split=split) for split in ("train", "validation")]
-    seen = [sorted(sum(read(reader, range(reader.steps_per_epoch)), [])) for reader in readers]
+    seen = [sorted(flat(read(reader, range(reader.steps_per_epoch)))) for reader in readers]
     assert sorted(seen[0] + seen[1]) == list(range(60))
     batch = readers[0].batch(0)
     assert batch.language[:, 0].tolist() == batch.vision[:, 0, 0, 0].int().tolist()
@@ -92,7 +96,7 @@ def test_epochs_and_seeds_order_rows_differently_and_without_shuffling_they_come
     other = SampleReader(Numbers(), Echo(), batch_size=8, seed=1)
     assert read(reader, range(length)) != read(other, range(length))
     plain = SampleReader(Numbers(), Echo(), batch_size=8, shuffle=False)
-    rows = sum(read(plain, range(length)), [])
+    rows = flat(read(plain, range(length)))
     assert rows == sorted(rows)
 
 
