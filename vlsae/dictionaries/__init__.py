@@ -8,21 +8,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlsae.dictionaries.auxiliary import AuxiliaryAutoencoder
     from vlsae.dictionaries.base import Dictionary, SparseCode
+    from vlsae.dictionaries.batch_top_k import BatchTopK
     from vlsae.dictionaries.codebook import codebook_snap
+    from vlsae.dictionaries.codebook_dictionary import Codebook
+    from vlsae.dictionaries.dist_1dec import DistanceOneDecoder
+    from vlsae.dictionaries.gated import Gated
+    from vlsae.dictionaries.jump_relu import JumpReLU
+    from vlsae.dictionaries.matryoshka import Matryoshka
+    from vlsae.dictionaries.matryoshka_k import MatryoshkaK
     from vlsae.dictionaries.pretrained import from_pretrained
     from vlsae.dictionaries.prototype import prototype_loss
+    from vlsae.dictionaries.random_enc import RandomEncoder
+    from vlsae.dictionaries.relu_l1 import ReLUL1
     from vlsae.dictionaries.sae_d import SAED
     from vlsae.dictionaries.sae_s import SAES
+    from vlsae.dictionaries.shared_lin_2dec import SharedLinear
     from vlsae.dictionaries.similarity import IntraInter, intra_inter_similarity
     from vlsae.dictionaries.top_k import TopK
     from vlsae.dictionaries.vl_sae import VLSAE
 
 _HOMES = {
     "AuxiliaryAutoencoder": "auxiliary",
+    "BatchTopK": "batch_top_k",
+    "Codebook": "codebook_dictionary",
     "Dictionary": "base",
+    "DistanceOneDecoder": "dist_1dec",
+    "Gated": "gated",
     "IntraInter": "similarity",
+    "JumpReLU": "jump_relu",
+    "Matryoshka": "matryoshka",
+    "MatryoshkaK": "matryoshka_k",
+    "RandomEncoder": "random_enc",
+    "ReLUL1": "relu_l1",
     "SAED": "sae_d",
     "SAES": "sae_s",
+    "SharedLinear": "shared_lin_2dec",
     "SparseCode": "base",
     "TopK": "top_k",
     "VLSAE": "vl_sae",
@@ -37,8 +57,18 @@ __all__ = [
     "SAES",
     "VLSAE",
     "AuxiliaryAutoencoder",
+    "BatchTopK",
+    "Codebook",
     "Dictionary",
+    "DistanceOneDecoder",
+    "Gated",
     "IntraInter",
+    "JumpReLU",
+    "Matryoshka",
+    "MatryoshkaK",
+    "RandomEncoder",
+    "ReLUL1",
+    "SharedLinear",
     "SparseCode",
     "TopK",
     "codebook_snap",

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,9 @@ class Dictionary(Pretrained, nn.Module, ABC):
 
     ``width`` d, ``n_concepts`` h and ``k`` are attributes; ``kind`` names the class in files.
     """
+
+    #: Whether a row has at most k active concepts; else k is how many rows have on average, or are meant to have.
+    bounds_k: ClassVar[bool] = True
 
     def __init__(
         self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, *, expansion: Count = 8

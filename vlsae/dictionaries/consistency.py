@@ -5,6 +5,8 @@ Row i of each matrix belongs to pair i. n pairs, h concepts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy import sparse
@@ -36,9 +38,15 @@ def cosine(a: sparse.csr_matrix, b: sparse.csr_matrix) -> np.ndarray:
     return np.asarray(_unit(a).multiply(_unit(b)).sum(axis=1)).ravel()
 
 
-def expected_jaccard(n_concepts: int, k: int) -> float:
-    """Return about what overlap two random choices of k of h concepts have, ``k / (2h - k)``."""
-    return k / (2 * n_concepts - k)
+def expected_jaccard(n_concepts: int, first: Any, second: Any = None) -> Any:
+    """Return about what overlap random choices of ``first`` and of ``second`` of h concepts have; k and k by default.
+
+    Expected shared concepts over expected concepts of either, ``k / (2h - k)`` where both choose k; 0 for none.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(first if second is None else second, dtype=np.float64)
+    shared = a * b / n_concepts
+    either = a + b - shared
+    return np.divide(shared, either, out=np.zeros_like(shared), where=either > 0)[()]
 
 
 def partners(n: int, seed: int) -> list[np.ndarray]:
@@ -56,7 +64,7 @@ def partners(n: int, seed: int) -> list[np.ndarray]:
 
 
 def consistency_measures(
-    vision: sparse.csr_matrix, language: sparse.csr_matrix, k: int, *, seed: int, resamples: int
+    vision: sparse.csr_matrix, language: sparse.csr_matrix, *, seed: int, resamples: int
 ) -> dict[str, Measure]:
     """Return Jaccard overlap and cosine of codes of true pairs, of shuffled ones, and their difference."""
     shuffled = [language[assigned] for assigned in partners(vision.shape[0], seed)]
@@ -67,7 +75,9 @@ def consistency_measures(
         excess = true - chance if shuffled else true[:0]
         for suffix, values in (("", true), ("/shuffled", chance), ("/excess", excess)):
             numbers[name + suffix] = mean_measure(values, unit, seed=seed, resamples=resamples)
-    numbers["consistency/random"] = Measure(expected_jaccard(vision.shape[1], k), "Jaccard")
+    # By the rows' own numbers of active concepts, which need not be k.
+    random = expected_jaccard(vision.shape[1], np.diff(vision.indptr), np.diff(language.indptr))
+    numbers["consistency/random"] = Measure(float(random.mean()), "Jaccard")
     return numbers
 
 
@@ -82,7 +92,7 @@ def retrieval_measures(
     pool = np.sort(np.random.default_rng([seed, n, 1]).permutation(n)[:POOL])
     by_code = np.asarray((_unit(codes[0][pool]) @ _unit(codes[1][pool]).T).todense())
     rows = torch.from_numpy(pool)
-    units = [functional.normalize(x[rows].double(), dim=1).cpu() for x in features]
+    units = [functional.normalize(x[rows].cpu().double(), dim=1) for x in features]
     by_feature = (units[0] @ units[1].T).numpy()
     numbers: dict[str, Measure] = {}
     for name, similarity in (("code_retrieval", by_code), ("feature_retrieval", by_feature)):
@@ -113,7 +123,7 @@ def activation_gap(dictionary: Dictionary, vision: Tensor, language: Tensor, *, 
     gaps = []
     for rows in row_chunks(len(pool), dictionary.n_concepts):
         sides = [dictionary.activations(x[pool[rows]], s) for x, s in ((vision, "vision"), (language, "language"))]
-        gaps.append((sides[0] - sides[1]).abs().amax(dim=1).double().cpu().numpy())
+        gaps.append((sides[0] - sides[1]).abs().amax(dim=1).cpu().double().numpy())
     return mean_measure(np.concatenate(gaps), "activation", seed=seed, resamples=resamples)
 
 

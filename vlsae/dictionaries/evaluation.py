@@ -47,7 +47,7 @@ def evaluate(
         numbers |= similarity_measures(codes, dict(values), **common)
         if paired:
             sides = codes["vision"], codes["language"]
-            numbers |= consistency_measures(*sides, dictionary.k, **common)
+            numbers |= consistency_measures(*sides, **common)
             numbers |= retrieval_measures(sides, (values["vision"], values["language"]), **common)
             numbers["activation_gap"] = activation_gap(dictionary, values["vision"], values["language"], **common)
     for stream in streams:

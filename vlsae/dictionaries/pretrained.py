@@ -22,6 +22,16 @@ KINDS: dict[str, str] = {
     "sae_s": "vlsae.dictionaries.sae_s",
     "top_k": "vlsae.dictionaries.top_k",
     "auxiliary": "vlsae.dictionaries.auxiliary",
+    "shared_lin_2dec": "vlsae.dictionaries.shared_lin_2dec",
+    "dist_1dec": "vlsae.dictionaries.dist_1dec",
+    "random_enc": "vlsae.dictionaries.random_enc",
+    "relu_l1": "vlsae.dictionaries.relu_l1",
+    "batch_top_k": "vlsae.dictionaries.batch_top_k",
+    "jump_relu": "vlsae.dictionaries.jump_relu",
+    "gated": "vlsae.dictionaries.gated",
+    "matryoshka": "vlsae.dictionaries.matryoshka",
+    "matryoshka_k": "vlsae.dictionaries.matryoshka_k",
+    "codebook": "vlsae.dictionaries.codebook_dictionary",
 }
 
 _classes: dict[str, type[Pretrained]] = {}

@@ -54,8 +54,7 @@ class VLSAE(Dictionary, Objective):
             raise UserError(f"k must be less than n_concepts ({self.n_concepts}) with topk_mode=reference; got {k}.")
         self.encoder = nn.Parameter(torch.empty(self.n_concepts, width))
         nn.init.kaiming_uniform_(self.encoder, a=math.sqrt(5))
-        self.vision_decoder = nn.Linear(self.n_concepts, width)
-        self.text_decoder = nn.Linear(self.n_concepts, width)
+        self._add_decoders()
         # Zero is "not measured yet"; only the options that need them put them into files.
         self.register_buffer("mean_norm", torch.zeros(2), persistent=input_norm == "mean_norm")
         self.register_buffer("variance", torch.zeros(2), persistent=loss_balance == "variance")
@@ -126,6 +125,10 @@ class VLSAE(Dictionary, Objective):
         from vlsae.dictionaries.import_author import from_author_state
 
         return from_author_state(cls, state, k)
+
+    def _add_decoders(self) -> None:
+        self.vision_decoder = nn.Linear(self.n_concepts, self.width)
+        self.text_decoder = nn.Linear(self.n_concepts, self.width)
 
     def _decoder(self, stream: str) -> nn.Linear:
         return self.vision_decoder if stream == "vision" else self.text_decoder

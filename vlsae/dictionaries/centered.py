@@ -1,0 +1,181 @@
+"""What dictionaries in the TopK autoencoder's form share: a tied start, a bias at the centre, care for the dead.
+
+Shapes: n rows of all streams, d width, h concepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlsae.bounds import check_finite_number
+from vlsae.dictionaries.base import SparseCode, one_of, positive
+from vlsae.dictionaries.linear import LinearDictionary, linear, mean_squared_error
+from vlsae.dictionaries.selection import top_k
+from vlsae.training.objective import Loss
+
+CENTERS = ("median", "mean", "zero")
+INPUT_NORMS = ("none", "rms")
+DECODER_NORMS = ("unit", "free")
+
+#: Steps of the geometric median's iteration; each brings it several times closer.
+MEDIAN_STEPS = 20
+
+
+class CenteredDictionary(LinearDictionary):
+    """``z = W_e (x − b_d) + b_e``, ``x̂ = W_d code(z) + b_d`` for all streams; ``W_e`` starts as ``W_dᵀ``.
+
+    ``center``: where ``b_d`` starts. ``input_norm=rms`` divides rows by their root mean square, which ``decode``
+    undoes. ``decoder_norm=unit`` keeps the columns of ``W_d`` at length 1. A concept silent for ``dead_after`` rows is
+    dead; dead ones learn from what the others leave over, weighted by ``auxiliary_weight`` (arXiv 2406.04093, A.2).
+    """
+
+    silent_for: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        n_concepts: int | None,
+        k: int | None,
+        *,
+        expansion: int,
+        center: str,
+        dead_after: int,
+        auxiliary_weight: float,
+        input_norm: str = "none",
+        decoder_norm: str = "unit",
+    ) -> None:
+        super().__init__(width, n_concepts, k, expansion=expansion)
+        self.center = one_of("center", center, CENTERS)
+        self.dead_after = positive("dead_after", dead_after)
+        check_finite_number("auxiliary_weight", auxiliary_weight, low=0)
+        self.auxiliary_weight = auxiliary_weight
+        self.input_norm = one_of("input_norm", input_norm, INPUT_NORMS)
+        self.decoder_norm = one_of("decoder_norm", decoder_norm, DECODER_NORMS)
+        self.encoder = nn.Linear(width, self.n_concepts)
+        self.decoder = nn.Linear(self.n_concepts, width)
+        with torch.no_grad():
+            self.decoder.weight.copy_(F.normalize(self.decoder.weight, dim=0))
+            self.encoder.weight.copy_(self.decoder.weight.T)
+            self.encoder.bias.zero_()
+            self.decoder.bias.zero_()
+        self.register_buffer("silent_for", torch.zeros(self.n_concepts, dtype=torch.int64), persistent=False)
+        self.register_buffer("scale", torch.ones(()), persistent=input_norm != "none")
+        self._fired: tuple[int, Tensor] | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor's arguments that give a dictionary of this form."""
+        options = ("center", "dead_after", "auxiliary_weight")
+        return {**super().settings(), **{name: getattr(self, name) for name in options}}
+
+    def initialize(self, batch: Mapping[str, Tensor]) -> None:
+        """Measure the rows' root mean square where it is divided by, and start the bias ``b_d`` at their centre."""
+        rows = torch.cat(list(self.checked_batch(batch).values()))
+        if self.input_norm == "rms":
+            size = rows.square().mean().sqrt()
+            self.scale.copy_(size if size > 0 else torch.ones_like(size))
+            rows = rows / self.scale
+        with torch.no_grad():
+            if self.center == "median":
+                self.decoder.bias.copy_(geometric_median(rows))
+            elif self.center == "mean":
+                self.decoder.bias.copy_(rows.mean(dim=0))
+
+    def encode(self, x: Tensor, stream: str) -> SparseCode:
+        """Return the codes of ``x (n, d)``."""
+        if self.bounds_k:
+            return super().encode(x, stream)
+        x = self.checked(x, stream)
+        return SparseCode.from_dense(self._coded(x)[1].to(x.dtype))
+
+    def decode(self, code: SparseCode | Tensor, stream: str) -> Tensor:
+        """Return the rows ``(n, d)`` of codes, in the scale of the input."""
+        return super().decode(code, stream) * self.scale
+
+    def loss(self, batch: Mapping[str, Tensor], step: int = 0) -> Loss:
+        """Return the modalities' mean squared errors, the auxiliary loss of dead concepts and the kind's own terms."""
+        rows = self.checked_batch(batch)
+        sizes = [len(x) for x in rows.values()]
+        x = torch.cat(list(rows.values()))
+        active, code = self._coded(x, training=self.training)
+        scaled = x / self.scale
+        decoded = self._reconstruct(code.to(x.dtype), "vision")
+        errors = map(mean_squared_error, decoded.split(sizes), scaled.split(sizes))
+        parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
+        parts["loss/auxiliary"] = self._auxiliary((scaled - decoded).detach(), active)
+        if self.training and torch.is_grad_enabled():
+            self._fired = (len(x), (code.detach() > 0).any(dim=0))
+        parts |= self._terms(scaled, active, code, sizes, parts)
+        return Loss(torch.stack(list(parts.values())).sum(), parts)
+
+    def after_step(self, step: int) -> None:
+        """Bring the decoder's columns back to length 1 and count for how many rows each concept has been silent."""
+        if self.decoder_norm == "unit":
+            with torch.no_grad():
+                self.decoder.weight.copy_(F.normalize(self.decoder.weight, dim=0))
+        if self._fired is not None:
+            n, fired = self._fired
+            self.silent_for.add_(n).masked_fill_(fired, 0)
+            self._fired = None
+
+    def _coded(self, x: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
+        """Return activations and codes ``(n, h)`` of rows; ``training`` where codes may depend on the whole batch."""
+        active = self._activate(x, "vision")
+        return active, self._code(active)
+
+    def _terms(
+        self, x: Tensor, active: Tensor, code: Tensor, sizes: list[int], parts: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the kind's own parts of the loss; ``sizes`` are the streams' numbers of rows, in order."""
+        return {}
+
+    def _encoder(self, stream: str) -> nn.Linear:
+        return self.encoder
+
+    def _decoder(self, stream: str) -> nn.Linear:
+        return self.decoder
+
+    def _centered(self, x: Tensor) -> Tensor:
+        return x / self.scale - self.decoder.bias
+
+    def _activate(self, x: Tensor, stream: str) -> Tensor:
+        return F.relu(linear(self._centered(x), self.encoder))
+
+    def _reconstruct(self, dense: Tensor, stream: str) -> Tensor:
+        return F.linear(dense, self._columns(), self.decoder.bias)
+
+    def _columns(self) -> Tensor:
+        if self.decoder_norm == "free":
+            return self.decoder.weight
+        # Differentiating through the normalisation removes the gradient's component along each column.
+        return F.normalize(self.decoder.weight, dim=0)
+
+    def _auxiliary(self, residual: Tensor, activations: Tensor) -> Tensor:
+        """Return the weighted share of the residual ``(n, d)`` that dead concepts leave unexplained."""
+        dead = (self.silent_for >= self.dead_after).nonzero()[:, 0]
+        if dead.numel() == 0 or self.auxiliary_weight == 0:
+            return residual.new_zeros(())
+        own = activations[:, dead]
+        indices = top_k(own, min(max(1, self.width // 2), dead.numel()))
+        code = torch.zeros_like(own).scatter(1, indices, own.gather(1, indices)).to(residual.dtype)
+        error = (residual - code @ self._columns()[:, dead].T).square().sum()
+        return self.auxiliary_weight * error / residual.square().sum().clamp(min=torch.finfo(residual.dtype).tiny)
+
+
+def sum_of_stream_means(values: Tensor, sizes: list[int]) -> Tensor:
+    """Return the sum over streams of the means of their rows' values ``(n,)``."""
+    return torch.stack([own.mean() for own in values.split(sizes)]).sum()
+
+
+def geometric_median(rows: Tensor) -> Tensor:
+    """Return the point of least summed distance to ``rows (n, d)``, ``(d,)``, by Weiszfeld's iteration."""
+    center = rows.mean(dim=0)
+    for _ in range(MEDIAN_STEPS):
+        distance = torch.linalg.vector_norm(rows - center, dim=1).clamp(min=1e-12)
+        center = (rows / distance[:, None]).sum(dim=0) / distance.reciprocal().sum()
+    return center

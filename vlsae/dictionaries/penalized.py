@@ -1,0 +1,70 @@
+"""What autoencoders with a sparsity penalty share: its weight, and how the weight finds the sparsity asked for.
+
+Shapes: n rows of all streams, d width, h concepts, k active concepts.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vlsae.bounds import check_finite_number
+from vlsae.dictionaries.centered import CenteredDictionary, sum_of_stream_means
+
+
+class PenalizedDictionary(CenteredDictionary):
+    """Any number of concepts may be active; each stream's loss is ``(‖x − x̂‖² + λ · penalty) / d``.
+
+    λ starts at ``sparsity``. After each step it is multiplied by ``exp(adapt · log(L0 / k))``, the logarithm held
+    within ±1, so that rows come to have k active concepts on average; ``adapt=0`` keeps it, as the papers do, who try
+    several. Outside training an adapted λ is no yardstick: active concepts beyond k cost as many times the error there.
+    """
+
+    bounds_k: ClassVar[bool] = False
+    sparsity_weight: Tensor
+
+    def __init__(
+        self, width: int, n_concepts: int | None, k: int | None, *, sparsity: float, adapt: float, **options: Any
+    ) -> None:
+        super().__init__(width, n_concepts, k, **options)
+        check_finite_number("sparsity", sparsity, low=0)
+        check_finite_number("adapt", adapt, low=0)
+        self.sparsity, self.adapt = sparsity, adapt
+        self.register_buffer("sparsity_weight", torch.tensor(float(sparsity)))
+        self._active: Tensor | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor's arguments that give a dictionary of this form."""
+        return {**super().settings(), "input_norm": self.input_norm, "sparsity": self.sparsity, "adapt": self.adapt}
+
+    def after_step(self, step: int) -> None:
+        """Keep the constraints, and let the penalty's weight follow the number of active concepts."""
+        super().after_step(step)
+        if self._active is not None and self.adapt > 0:
+            off = (self._active / self.k).log().clamp(-1, 1)
+            self.sparsity_weight.mul_((self.adapt * off).exp().to(self.sparsity_weight))
+        self._active = None
+
+    @abstractmethod
+    def _penalty(self, active: Tensor, code: Tensor) -> Tensor:
+        """Return each row's penalty ``(n,)``."""
+
+    def _code(self, activations: Tensor) -> Tensor:
+        return activations
+
+    def _terms(
+        self, x: Tensor, active: Tensor, code: Tensor, sizes: list[int], parts: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if not self.training and self.adapt > 0:
+            errors = torch.stack([part for name, part in parts.items() if name != "loss/auxiliary"])
+            counts = (code > 0).sum(dim=1).double().split(sizes)
+            excess = torch.stack([(count.mean() / self.k - 1).clamp(min=0) for count in counts])
+            return {"loss/sparsity": (errors * excess.to(errors)).sum()}
+        if torch.is_grad_enabled():
+            self._active = (code.detach() > 0).sum(dim=1).double().mean()
+        penalty = sum_of_stream_means(self._penalty(active, code), sizes)
+        return {"loss/sparsity": self.sparsity_weight / self.width * penalty}
