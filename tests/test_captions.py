@@ -178,13 +178,15 @@ def test_members_that_leave_an_archive_are_never_read(tmp_path):
         file.writestr("../cat.png", picture())
         file.writestr("/dog.png", picture())
     write_rows(tmp_path / "captions.csv", ["cat.png", "dog.png"], TEXTS[:2])
-    assert "2 more rows are bad" in fault(tmp_path)
+    message = fault(tmp_path)
+    assert "images.zip:../cat.png: has a name that leads out of its archive" in message
+    assert "4 more rows are bad" in message
 
 
 FILES = {
     "captions.json": ('{"images": []', "is not JSON"),
-    "captions.jsonl": ('{"image": "cat.png", "caption": "a"}\n[1]\n', "line 2 is list"),
-    "captions.csv": ("image,caption\ncat.png,a,b\n", "line 2 has 3 values; expected 2"),
+    "captions.jsonl": ('{"image": "cat.png", "caption": "a"}\n[1]\n', "line 2: list; expected an object"),
+    "captions.csv": ("image,caption\ncat.png,a,b\n", "line 2: 3 values; expected 2"),
     "captions.parquet": ("no table", "not readable Parquet"),
     "captions.txt": ("a cat", "expected one file of captions"),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -117,3 +119,35 @@ def test_describe_names_samples_and_a_batch_that_splits_twins_is_refused():
     assert reader.describe(0, mask) == [f"s{reader.rows[1]}"]
     with pytest.raises(UserError, match="batch_size=7"):
         SampleReader(Numbers(), Echo(), batch_size=7)
+
+
+def test_a_reader_that_is_dropped_leaves_no_thread_behind():
+    before = set(threading.enumerate())
+    reader = SampleReader(Numbers(), Echo(), batch_size=8)
+    reader.batch(0)
+    started = set(threading.enumerate()) - before
+    assert len(started) == 1
+    del reader
+    gc.collect()
+    for thread in started:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in started)
+
+
+def test_an_empty_split_and_a_sample_without_text_are_named():
+    reader = SampleReader(Numbers(), Echo(), batch_size=8, split="test")
+    assert reader.steps_per_epoch == 0
+    with pytest.raises(UserError, match="no samples"):
+        reader.batch(0)
+    bare = Numbers()
+    texts = [[] if row == 4 else ["4 a"] for row in range(60)]
+    table = bare.table.remove_columns("texts").add_column("texts", texts)
+
+    class Bare(Numbers):
+        @property
+        def table(self):
+            return table
+
+    reader = SampleReader(Bare(), Echo(), batch_size=60, shuffle=False, split_settings={"validation": 0.0})
+    with pytest.raises(UserError, match="'s4' has no text"):
+        reader.batch(0)

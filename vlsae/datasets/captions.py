@@ -4,44 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from vlsae.bounds import OneOf
-from vlsae.datasets.archives import ImageFiles, Location
-from vlsae.datasets.base import SPLITS, Dataset, Skipped
-from vlsae.datasets.tables import SUFFIXES, Row, is_captions, read_rows
+from vlsae.bounds import OneOf, conform
+from vlsae.datasets.archives import ImageFiles
+from vlsae.datasets.base import Dataset, Skipped
+from vlsae.datasets.gather import Sample, gather
+from vlsae.datasets.tables import SUFFIXES, Rows, is_captions, read_rows
 from vlsae.errors import MissingFile, UserError
 
 if TYPE_CHECKING:
     import datasets as hf
     from PIL import Image
 
-logger = logging.getLogger(__name__)
-
 #: Images up to which ``check="auto"`` decodes every image once; above, only headers are read.
 DECODE_UP_TO = 2_000
 
 #: Threads that read and decode images.
-THREADS = 4
+THREADS = min(16, os.cpu_count() or 1)
 
-
-@dataclass
-class Sample:
-    """One image with its captions, gathered from the rows that name it."""
-
-    id: str
-    place: str
-    location: Location
-    texts: list[str] = field(default_factory=list)
-    label: str | None = None
-    group: str | None = None
-    split: str | None = None
+OnError = Annotated[str, OneOf("raise", "skip")]
+Check = Annotated[str, OneOf("auto", "full", "header", "none")]
 
 
 class Captions(Dataset):
@@ -60,14 +50,15 @@ class Captions(Dataset):
         captions: str | None = None,
         images: str | None = None,
         columns: dict[str, str | None] | None = None,
-        on_error: Annotated[str, OneOf("raise", "skip")] = "raise",
-        check: Annotated[str, OneOf("auto", "full", "header", "none")] = "auto",
+        on_error: OnError = "raise",
+        check: Check = "auto",
     ) -> None:
+        conform("on_error", on_error, OnError)
+        conform("check", check, Check)
         self.path = Path(path).expanduser()
         self._captions, self._images = captions, images
         self.columns = {key: name for key, name in (columns or {}).items() if name is not None}
         self.on_error, self.check = on_error, check
-        self.uncaptioned: list[str] = []
 
     @property
     def has_images(self) -> bool:
@@ -78,7 +69,7 @@ class Captions(Dataset):
     def skipped(self) -> list[Skipped]:
         """Rows that were left out, and images that have no caption."""
         problems = self._content[1]
-        return problems + [Skipped(name, "has no caption") for name in self.uncaptioned]
+        return problems + [Skipped(name, "has no caption") for name in self._rows.uncaptioned]
 
     @cached_property
     def table(self) -> hf.Dataset:
@@ -91,9 +82,9 @@ class Captions(Dataset):
             "texts": [sample.texts for sample in samples],
             "labels": [{"label": sample.label} for sample in samples],
             "source": [str(sample.location) for sample in samples],
-            "group": [sample.group or sample.id for sample in samples],
+            "group": [sample.group for sample in samples],
         }
-        if all(sample.split in SPLITS for sample in samples):
+        if samples[0].split is not None:
             columns["split"] = [sample.split for sample in samples]
         return hf.Dataset.from_dict(columns)
 
@@ -108,7 +99,7 @@ class Captions(Dataset):
         settings = {"columns": self.columns, "on_error": self.on_error}
         total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         total.update(hashlib.sha256(self.caption_file.read_bytes()).digest())
-        total.update(self.files.digest([sample.location for sample in self._samples]).encode())
+        total.update(self.files.digest([sample.location for sample in self._gathered[0]]).encode())
         return total.hexdigest()
 
     @cached_property
@@ -144,11 +135,18 @@ class Captions(Dataset):
         return self._content[0]
 
     @cached_property
-    def _content(self) -> tuple[list[Sample], list[Skipped]]:
-        found = read_rows(self.caption_file, self.columns)
-        self.uncaptioned = found.uncaptioned
+    def _rows(self) -> Rows:
+        return read_rows(self.caption_file, self.columns)
+
+    @cached_property
+    def _gathered(self) -> tuple[list[Sample], list[Skipped]]:
+        """The samples by their rows and names, no image looked at yet."""
         problems: list[Skipped] = []
-        samples = self._gather(found.rows, problems)
+        return gather(self._rows, self.files, problems), problems
+
+    @cached_property
+    def _content(self) -> tuple[list[Sample], list[Skipped]]:
+        samples, problems = self._gathered[0], list(self._gathered[1])
         samples = self._readable(samples, problems)
         if problems and self.on_error == "raise":
             first, more = problems[0], len(problems) - 1
@@ -157,35 +155,23 @@ class Captions(Dataset):
                 f"{first.row}: {first.reason}{others}.", "Mend it, or leave such rows out: dataset.on_error=skip"
             )
         if not samples:
-            raise UserError(f"{self.caption_file} holds no image with a caption that can be used.")
+            left = (
+                f"; the first of {len(problems)} left out is {problems[0].row}: {problems[0].reason}"
+                if problems
+                else ""
+            )
+            raise UserError(f"{self.caption_file} holds no image with a caption that can be used{left}.")
         return samples, problems
 
-    def _gather(self, rows: Sequence[Row], problems: list[Skipped]) -> list[Sample]:
-        """Merge rows of one image into one sample; each fault goes to ``problems`` with its row."""
-        samples: dict[str, Sample] = {}
-        for row in rows:
-            try:
-                texts = _texts(row)
-                location = self.files.find(_image_name(row))
-                identifier = location.member if row.id is None else str(row.id)
-                sample = samples.setdefault(identifier, Sample(identifier, row.place, location))
-                if sample.location != location:
-                    raise UserError(f"duplicate id {identifier!r}, first at {sample.place}")
-                sample.texts.extend(texts)
-                _set_once(sample, row)
-            except UserError as error:
-                problems.append(Skipped(row.place, error.message))
-        return list(samples.values())
-
     def _readable(self, samples: list[Sample], problems: list[Skipped]) -> list[Sample]:
-        from vlsae.datasets.pictures import check_header, decode
+        from vlsae.datasets.pictures import check_header, check_whole
 
         level = self.check
         if level == "auto":
             level = "full" if len(samples) <= DECODE_UP_TO else "header"
         if level == "none":
             return samples
-        look = decode if level == "full" else check_header
+        look = check_whole if level == "full" else check_header
 
         def fault(sample: Sample) -> str | None:
             try:
@@ -211,43 +197,7 @@ class Captions(Dataset):
             ) from error
 
     def _read(self, sample: Sample) -> bytes:
-        import zipfile
-
         try:
             return self.files.read(sample.location)
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
             raise UserError(f"unreadable file ({error})") from error
-
-
-def _texts(row: Row) -> list[str]:
-    texts = list(_strings(row.texts))
-    if not texts:
-        raise UserError("no caption")
-    return texts
-
-
-def _strings(texts: Sequence[Any]) -> Iterator[str]:
-    for text in texts:
-        if text is None or (isinstance(text, str) and not text.strip()):
-            raise UserError("empty caption")
-        if not isinstance(text, str):
-            raise UserError(f"caption {text!r} is {type(text).__name__}; expected text")
-        yield text.strip()
-
-
-def _image_name(row: Row) -> str:
-    if not isinstance(row.image, str) or not row.image.strip():
-        raise UserError(f"image {row.image!r}; expected a file name")
-    return row.image.strip()
-
-
-def _set_once(sample: Sample, row: Row) -> None:
-    """Take label, group and split from the first row that gives them; a second row may not say otherwise."""
-    values: Mapping[str, Any] = {"label": row.label, "group": row.group, "split": row.split}
-    for name, value in values.items():
-        if value is None or value == "":
-            continue
-        before = getattr(sample, name)
-        if before is not None and before != str(value):
-            raise UserError(f"{name} {value!r} of {sample.id!r} contradicts {before!r}")
-        setattr(sample, name, str(value))

@@ -5,23 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlsae.datasets.base import Skipped
 from vlsae.errors import MissingFile, UserError, nearest, unknown
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 
 #: Names that a column goes by where the user maps none, likeliest first.
 USUAL = {
+    "id": ("sample_id", "id"),
     "image": ("image", "file_name", "filename", "file", "filepath", "image_path", "path", "image_name"),
     "text": ("text", "caption", "texts", "captions", "title", "sentence", "sentences"),
+    "label": ("label",),
+    "group": ("group",),
+    "split": ("split",),
 }
 
-#: The columns that a user may map.
-COLUMNS = ("id", "image", "text", "label", "group", "split")
+#: The columns that a user may map, and those that a file must have.
+COLUMNS = tuple(USUAL)
+NEEDED = ("image", "text")
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,34 @@ class Row:
     split: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rows:
-    """The rows of a caption file, and how many images it lists without any caption."""
+    """The rows of a caption file, the rows that could not be read, and the images that it lists without any caption.
 
-    rows: list[Row]
+    ``ids`` says whose the ids are: the ``samples``', or ``unsaid`` where a column happens to go by a usual name.
+    """
+
+    rows: list[Row] = field(default_factory=list)
     uncaptioned: list[str] = field(default_factory=list)
+    faults: list[Skipped] = field(default_factory=list)
+    ids: str = "samples"
+
+
+@dataclass
+class Records:
+    """What a file holds before its columns are mapped: place and values of each record."""
+
+    names: list[str] = field(default_factory=list)
+    records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    faults: list[Skipped] = field(default_factory=list)
+
+    def add(self, place: str, value: Any) -> None:
+        """Take an object, or note that the value is none."""
+        if isinstance(value, dict):
+            self.records.append((place, value))
+            self.names.extend(name for name in value if name not in self.names)
+        else:
+            self.faults.append(Skipped(place, f"{type(value).__name__}; expected an object of columns"))
 
 
 def read_rows(path: Path, columns: Mapping[str, str | None]) -> Rows:
@@ -76,34 +105,39 @@ def is_captions(path: Path) -> bool:
     return bool(found.rows)
 
 
-def _mapped(records: Iterator[tuple[str, dict[str, Any]]], path: Path, columns: Mapping[str, str | None]) -> Rows:
-    rows, names = [], None
-    for place, record in records:
-        if names is None:
-            names = _names(list(record), path, columns)
-        values = {key: record.get(name) for key, name in names.items() if key not in ("text", "image")}
+def _mapped(found: Records, path: Path, columns: Mapping[str, str | None]) -> Rows:
+    rows = Rows(faults=found.faults, ids="samples" if columns.get("id") else "unsaid")
+    if not found.records and not found.names:
+        return rows
+    names = _names(found.names, path, columns)
+    for place, record in found.records:
+        values = {key: record.get(name) for key, name in names.items() if key not in NEEDED}
         text = record.get(names["text"])
+        if text == []:
+            rows.uncaptioned.append(str(record.get(names["image"])))
+            continue
         texts = text if isinstance(text, list) else [text]
-        rows.append(Row(f"{path.name} {place}", record.get(names["image"]), texts, **values))
-    return Rows(rows)
+        rows.rows.append(Row(place, record.get(names["image"]), texts, **values))
+    return rows
 
 
-def _names(found: list[str], path: Path, columns: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the file's own name of each mapped column; image and text must be there."""
+def _names(found: Sequence[str], path: Path, columns: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the file's own name of each mapped column; image and text must be there. An empty name maps none."""
     names = {}
     for key in COLUMNS:
         asked = columns.get(key)
+        if asked == "" and key not in NEEDED:
+            continue
         if asked is not None and asked not in found:
             close = nearest(asked, found)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise UserError(
                 f"{path.name} has no column {asked!r} (dataset.columns.{key}).", f"It has {', '.join(found)}.{hint}"
             )
-        usual = USUAL.get(key, (key,) if key in ("split", "label", "group") else ())
-        name = asked or next((name for name in usual if name in found), None)
+        name = asked or next((name for name in USUAL[key] if name in found), None)
         if name is not None:
             names[key] = name
-        elif key in USUAL:
+        elif key in NEEDED:
             raise UserError(
                 f"{path.name} has no {key} column: it has {', '.join(found) or 'no columns'}.",
                 f"Say which one holds the {key}: dataset.columns.{key}=NAME",
@@ -113,6 +147,8 @@ def _names(found: list[str], path: Path, columns: Mapping[str, str | None]) -> d
 
 def _text(path: Path) -> str:
     raw = path.read_bytes()
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path.name} line 1 is UTF-16, not UTF-8.", "Save the file as UTF-8.")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -122,7 +158,8 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _delimited(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _delimited(path: Path, delimiter: str) -> Records:
+    found = Records()
     reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     start = 1
@@ -132,35 +169,54 @@ def _delimited(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]
             if not values:
                 continue
             if header is None:
-                header = values
-                continue
-            if len(values) != len(header):
-                raise UserError(
-                    f"{path.name} line {line} has {len(values)} values; expected {len(header)}.",
-                    "Quote values that hold the delimiter or a line break.",
-                )
-            yield f"line {line}", dict(zip(header, values))
+                header = [value.strip() for value in values]
+                _refuse_twins(header, path)
+            elif len(values) != len(header):
+                reason = f"{len(values)} values; expected {len(header)} (quote those that hold the delimiter)"
+                found.faults.append(Skipped(f"{path.name} line {line}", reason))
+            else:
+                found.records.append((f"{path.name} line {line}", dict(zip(header, values))))
     except csv.Error as error:
-        raise UserError(f"{path.name} line {reader.line_num}: {error}.", "Mend the quotes of that line.") from error
+        raise UserError(f"{path.name} line {start}: {error}.", "Mend the quotes of that row.") from error
+    found.names = header or []
+    return found
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(path: Path) -> Records:
+    found = Records()
     # Only a line feed ends a line of JSON: the other Unicode separators may stand inside its strings.
     for number, line in enumerate(_text(path).split("\n"), 1):
-        if line.strip():
-            yield f"line {number}", _object(_parsed(line, path, f"line {number}"), path, f"line {number}")
+        if not line.strip():
+            continue
+        place = f"{path.name} line {number}"
+        try:
+            found.add(place, _parsed(line))
+        except (ValueError, RecursionError) as error:
+            found.faults.append(Skipped(place, f"not JSON: {_words(error)}"))
+    return found
 
 
 def _json(path: Path, columns: Mapping[str, str | None]) -> Rows:
-    content = _parsed(_text(path), path, "")
+    try:
+        content = _parsed(_text(path))
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        line = f" line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserError(f"{path.name}{line} is not JSON: {_words(error)}.", "Mend the file.") from error
     if isinstance(content, list):
-        places = [(f"row {number}", value) for number, value in enumerate(content)]
-        return _mapped(((place, _object(value, path, place)) for place, value in places), path, columns)
+        found = Records()
+        for number, value in enumerate(content):
+            found.add(f"{path.name} row {number}", value)
+        return _mapped(found, path, columns)
     if isinstance(content, dict) and {"images", "annotations"} <= set(content):
         return _coco(content, path)
     if isinstance(content, dict) and all(isinstance(value, (str, list)) for value in content.values()):
-        items = content.items()
-        return Rows([Row(f"{path.name} {key!r}", key, [v] if isinstance(v, str) else v) for key, v in items])
+        rows = Rows(uncaptioned=[name for name, value in content.items() if value == []])
+        for name, value in content.items():
+            if value != []:
+                rows.rows.append(Row(f"{path.name} {name!r}", name, [value] if isinstance(value, str) else value))
+        return rows
     raise UserError(
         f"{path.name} is JSON of an unknown form.",
         "Expected a list of objects, {file: caption or captions}, or COCO's images and annotations.",
@@ -168,45 +224,65 @@ def _json(path: Path, columns: Mapping[str, str | None]) -> Rows:
 
 
 def _coco(content: dict[str, Any], path: Path) -> Rows:
+    found = Rows()
+    files: dict[Any, Any] = {}
     try:
-        files = {image["id"]: image["file_name"] for image in content["images"]}
+        for number, image in enumerate(content["images"]):
+            if image["id"] in files:
+                found.faults.append(Skipped(f"{path.name} images[{number}]", f"duplicate id {image['id']!r}"))
+            else:
+                files[image["id"]] = image["file_name"]
         captions: dict[Any, list[Any]] = {number: [] for number in files}
         for number, annotation in enumerate(content["annotations"]):
-            if annotation["image_id"] not in files:
-                raise UserError(
-                    f"{path.name} annotation {number} belongs to image {annotation['image_id']}, which is not listed."
-                )
-            captions[annotation["image_id"]].append(annotation["caption"])
+            owner, caption = annotation["image_id"], annotation["caption"]
+            if owner in files:
+                captions[owner].append(caption)
+            else:
+                reason = f"belongs to image {owner}, which is not listed"
+                found.faults.append(Skipped(f"{path.name} annotation {number}", reason))
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path.name} lacks {error} for captions in COCO's form.",
             "Each image needs id and file_name, each annotation image_id and caption.",
         ) from error
-    rows = [Row(f"{path.name} image {n}", files[n], found, id=n) for n, found in captions.items() if found]
-    return Rows(rows, [str(files[number]) for number, found in captions.items() if not found])
+    found.rows = [Row(f"{path.name} image {n}", files[n], texts, id=n) for n, texts in captions.items() if texts]
+    found.uncaptioned = [str(files[number]) for number, texts in captions.items() if not texts]
+    return found
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path) -> Records:
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     try:
         table = parquet.read_table(path)
-    except pa.ArrowException as error:
-        raise UserError(f"{path.name} is not readable Parquet: {error}.") from error
-    for number, record in enumerate(table.to_pylist()):
-        yield f"row {number}", record
+        _refuse_twins(table.column_names, path)
+        records = table.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name} is not readable Parquet: {_words(error)}.") from error
+    return Records(table.column_names, [(f"{path.name} row {number}", record) for number, record in enumerate(records)])
 
 
-def _parsed(text: str, path: Path, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = place or f"line {error.lineno}"
-        raise UserError(f"{path.name} {where} is not JSON: {error.msg}.") from error
+def _refuse_twins(names: Sequence[str], path: Path) -> None:
+    twins = [name for name, times in Counter(names).items() if times > 1]
+    if twins:
+        raise UserError(f"{path.name} has the column {twins[0]!r} twice.", "Give each column a name of its own.")
 
 
-def _object(value: Any, path: Path, place: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f"{path.name} {place} is {type(value).__name__}; expected an object of columns.")
-    return value
+def _parsed(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_without_twins)
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that names a key twice: the captions of the first would be lost without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {key!r} stands twice in one object")
+    return values
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(getattr(error, "msg", None) or error).split("\n")[0].rstrip(".")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -59,7 +58,7 @@ class SampleReader:
         self.rows = np.flatnonzero(np.asarray(splits) == split)
         self._order = Order([len(self.rows)], seed, block=dataset.block, shuffle=shuffle)
         self._texts = dataset.table["texts"]
-        self._prefetch = _Prefetch(self._prepare, AHEAD)
+        self._prefetch = _Prefetch(AHEAD)
 
     @property
     def n_rows(self) -> int:
@@ -73,7 +72,7 @@ class SampleReader:
 
     def batch(self, step: int) -> Batch:
         """Return the prepared batch of a step, counted over all epochs."""
-        return self._prefetch.get(step)
+        return self._prefetch.get(step, self._prepare)
 
     def describe(self, step: int, mask: Any) -> list[str]:
         """Return the sample ids of a step's rows where ``mask`` is true."""
@@ -81,6 +80,8 @@ class SampleReader:
         return [str(self.dataset.table[int(row)]["sample_id"]) for row in chosen]
 
     def _samples(self, step: int) -> np.ndarray:
+        if not len(self.rows):
+            raise UserError("The split has no samples.", "Change split.validation, split.test or limit.")
         epoch, within = divmod(step, self.steps_per_epoch)
         start = within * self.batch_size
         return self.rows[self._order.rows(epoch, start, min(start + self.batch_size, len(self.rows)))]
@@ -91,50 +92,28 @@ class SampleReader:
         several = [self._texts[int(row)] for row in samples]
         if not any(several):
             return self.model.prepare(images, None)
+        if not all(several):
+            bare = self.dataset.table[int(samples[several.index([])])]["sample_id"]
+            raise UserError(f"Sample {bare!r} has no text, and others of its batch have.", "Leave it out.")
         draws = np.random.default_rng((self.seed, CAPTION_SALT, step)).random(len(several))
         texts = [captions[int(draw * len(captions))] for captions, draw in zip(several, draws)]
         return self.model.prepare(images, texts)
 
 
 class _Prefetch:
-    """Values of a function of consecutive numbers, computed ahead in a thread."""
+    """Values of a function of consecutive numbers, computed ahead in one thread that ends with its owner."""
 
-    def __init__(self, function: Any, ahead: int) -> None:
-        self._function, self._ahead = function, ahead
-        self._queue: queue.Queue[tuple[int, Any, BaseException | None]] = queue.Queue(maxsize=ahead)
-        self._expected: int | None = None
-        self._stop = threading.Event()
+    def __init__(self, ahead: int) -> None:
+        self._ahead = ahead
+        self._pool = ThreadPoolExecutor(1, "sample-reader")
+        self._pending: dict[int, Future[Any]] = {}
 
-    def get(self, number: int) -> Any:
-        """Return the function's value; a jump to another number starts the thread anew there."""
-        if number != self._expected:
-            self._restart(number)
-        found, value, error = self._queue.get()
-        self._expected = found + 1
-        if error is not None:
-            self._expected = None
-            raise error
-        return value
-
-    def _restart(self, number: int) -> None:
-        self._stop.set()
-        self._stop = threading.Event()
-        self._queue = queue.Queue(maxsize=self._ahead)
-        arguments = (number, self._queue, self._stop)
-        threading.Thread(target=self._work, args=arguments, name="sample-reader", daemon=True).start()
-
-    def _work(self, number: int, results: queue.Queue, stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
-                result: tuple[int, Any, BaseException | None] = (number, self._function(number), None)
-            except BaseException as error:
-                result = (number, None, error)
-            while not stop.is_set():
-                try:
-                    results.put(result, timeout=0.2)
-                    break
-                except queue.Full:
-                    continue
-            if result[2] is not None:
-                return
-            number += 1
+    def get(self, number: int, function: Callable[[int], Any]) -> Any:
+        """Return the function's value, or raise what it raised; after a jump what is no longer ahead is dropped."""
+        wanted = range(number, number + self._ahead + 1)
+        for other in [other for other in self._pending if other not in wanted]:
+            self._pending.pop(other).cancel()
+        for one in wanted:
+            if one not in self._pending:
+                self._pending[one] = self._pool.submit(function, one)
+        return self._pending.pop(number).result()
