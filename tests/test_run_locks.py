@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
 from pathlib import Path
@@ -24,6 +25,16 @@ for _ in range(int(sys.argv[3])):
                 parents=[], choices={})
     run.finish()
     print(run.id)
+"""
+
+ASK = """
+import pathlib, sys
+from vlsae.runs import entries_of
+root = pathlib.Path(sys.argv[1])
+(root / sys.argv[2]).touch()
+while not (root / "go").exists():
+    pass
+print(*{entry.status for _ in range(500) for entry in entries_of(root)})
 """
 
 MAKE_ONCE = """
@@ -102,6 +113,45 @@ def test_a_killed_holder_leaves_an_interrupted_run_that_can_be_resumed(tmp_path)
     assert read_manifest(run.path)["status"] == "done"
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == [f'{{"step": {step}' for step in range(5)]
+
+
+def test_a_killed_run_is_finished_by_runs_resume(tmp_path):
+    write_stage(tmp_path)
+    root = tmp_path / "runs"
+    run = new_run(root, config="steps: 5\nmode: wait\n")
+    run.release()
+    process = python(tmp_path, "from vlsae.worker import main; sys.exit(main(sys.argv[1:]))", str(run.path))
+    wait_for(run.path / "waiting", process)
+    process.kill()
+    process.wait()
+    resume = "from vlsae.cli import main; sys.exit(main(['runs', 'resume', *sys.argv[1:]]))"
+    last = python(tmp_path, resume, run.id, "--runs-dir", str(root))
+    out, error = last.communicate(timeout=60)
+    assert last.returncode == 0, error
+    assert str(run.path) in out.replace("\n", "")
+    manifest = read_manifest(run.path)
+    assert (manifest["status"], manifest["run_id"], manifest["version"]) == ("done", run.id, 1)
+    assert (root / "tiny/one/latest").resolve() == run.path
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3, 4]
+
+
+def test_two_who_ask_at_once_do_not_take_each_other_for_a_holder(tmp_path):
+    new_run(tmp_path).release()
+    (tmp_path / "tiny/one/v0001/run.lock").touch()
+    assert set("".join(run_together(tmp_path, ASK, 2)).split()) == {"interrupted"}
+
+
+def test_a_folder_that_may_only_be_read_can_be_asked(tmp_path):
+    run = new_run(tmp_path)
+    run.path.chmod(0o555)
+    (run.path / "run.lock").chmod(0o444)
+    try:
+        assert is_held(run.path / "run.lock")
+        run.release()
+        assert not is_held(run.path / "run.lock")
+    finally:
+        run.path.chmod(0o755)
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path):

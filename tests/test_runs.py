@@ -284,6 +284,25 @@ class TestDamage:
         with pytest.raises(DamagedRun, match=field):
             read_manifest(run.path)
 
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("start", "yesterday"), ("start", "2026-01-01"), ("end", "x"), ("files", [3]), ("files", [{"path": "a"}]),
+         ("parents", [None]), ("command", [1])],
+    )  # fmt: skip
+    def test_inside_a_field_is_named(self, tmp_path, field, value):
+        run = done_run(tmp_path)
+        manifest = json.loads((run.path / "manifest.json").read_text())
+        (run.path / "manifest.json").write_text(json.dumps({**manifest, field: value}))
+        with pytest.raises(DamagedRun, match=field):
+            read_manifest(run.path)
+
+    @pytest.mark.parametrize("measure", [3, {"value": 1}, {"value": "1", "unit": "", "low": None, "high": None}])
+    def test_of_a_summary_is_named(self, tmp_path, measure):
+        run = done_run(tmp_path)
+        (run.path / "summary.json").write_text(json.dumps({"run_id": run.id, "metrics": {"score": measure}}))
+        with pytest.raises(UserError, match="'score'"):
+            _ = open_run(run.path).summary
+
     def test_a_copied_run_is_not_two_runs(self, tmp_path):
         run = done_run(tmp_path)
         subprocess.run(["cp", "-r", run.path, run.path.with_name("v0009")], check=True)

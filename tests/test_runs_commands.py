@@ -181,6 +181,13 @@ class TestLogs:
         assert call("logs", run.id) == (0, "one\ntwo [/x]\nthree\n", "")
         assert call("logs", run.id, "-n", 1) == (0, "three\n", "")
 
+    def test_the_half_line_of_a_killed_run_is_shown(self, call, runs_dir):
+        run = new_run(runs_dir)
+        run.release()
+        (run.path / "log.txt").write_text("one\ntwo, and th")
+        for options in ((), ("--follow",)):
+            assert call("logs", run.id, *options) == (0, "one\ntwo, and th", "")
+
     def test_follows_until_the_run_ends(self, call, runs_dir):
         run = new_run(runs_dir)
         (run.path / "log.txt").write_text("one\n")
@@ -220,6 +227,25 @@ class TestRemove:
         assert parent.path.exists()
         assert child.path.exists()
         assert outside.path.exists()
+
+    def test_one_refusal_removes_nothing(self, call, runs_dir):
+        alone, parent = done_run(runs_dir, "x"), done_run(runs_dir, "a")
+        child = done_run(runs_dir, "b", parents=[parent.id])
+        code, out, err = call("rm", alone.id, parent.id)
+        assert (code, out) == (2, "")
+        assert child.id in err
+        assert alone.path.exists()
+        working = new_run(runs_dir, "y")
+        assert call("rm", alone.id, working.id)[:2] == (2, "")
+        assert alone.path.exists()
+
+    def test_a_parent_goes_after_a_child_that_is_named_too(self, call, runs_dir):
+        parent = done_run(runs_dir, "a")
+        child = done_run(runs_dir, "b", parents=[parent.id])
+        code, out, _ = call("rm", parent.id, child.id, "--yes")
+        assert code == 0
+        assert [line.split()[1] for line in out.splitlines()] == [child.id, parent.id]
+        assert call("list", "--json")[1] == "[]\n"
 
     def test_a_wrong_name_removes_nothing(self, call, runs_dir):
         run = done_run(runs_dir)

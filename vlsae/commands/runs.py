@@ -13,7 +13,7 @@ from vlsae.runs.difference import differences, read_config
 from vlsae.runs.files import dump_json
 from vlsae.runs.manifest import DAMAGED, RUNNING, STATUSES
 from vlsae.runs.metrics import read_summary
-from vlsae.runs.removal import remove
+from vlsae.runs.removal import remove_all
 from vlsae.worker import LOG
 
 app = typer.Typer(
@@ -133,11 +133,12 @@ def logs(
     file = place / LOG
     if not file.is_file() and not follow:
         raise MissingFile(f"There is no {file}: the run has logged nothing.")
-    text, position = _read_lines(file, 0)
+    # The last line of a killed run may lack its end; of one at work the rest is still to come.
+    text, position = _read_lines(file, 0, rest=not follow)
     typer.echo("".join(text if lines is None else text[-lines:]), nl=False)
     while follow:
         ended = effective_status(place, read_manifest(place)) != RUNNING
-        text, position = _read_lines(file, position)
+        text, position = _read_lines(file, position, rest=ended)
         typer.echo("".join(text), nl=False)
         if ended:
             break
@@ -186,8 +187,7 @@ def rm(
         typer.echo("\n".join(map(str, places)), err=True)
         if not typer.confirm(f"Remove {'this run' if len(places) == 1 else f'these {len(places)} runs'}?", err=True):
             raise UserError("Nothing was removed.")
-    for place in places:
-        removed = remove(place, root)
+    for removed in remove_all(places, root):
         typer.echo(f"removed {removed.run_id} ({removed.bytes:,} bytes)")
 
 
@@ -211,14 +211,14 @@ def _write_json(value: Any) -> None:
     typer.echo(dump_json(value))
 
 
-def _read_lines(file: Path, position: int) -> tuple[list[str], int]:
-    """Return the whole lines from a position on, and the position after them."""
+def _read_lines(file: Path, position: int, rest: bool) -> tuple[list[str], int]:
+    """Return the lines from a position on, a last one without its end only with ``rest``, and the position after."""
     if not file.is_file():
         return [], position
     with file.open("rb") as stream:
         stream.seek(position)
         content = stream.read()
-    whole = content[: content.rfind(b"\n") + 1]
+    whole = content if rest else content[: content.rfind(b"\n") + 1]
     return whole.decode("utf-8", errors="replace").splitlines(keepends=True), position + len(whole)
 
 

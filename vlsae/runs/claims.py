@@ -9,7 +9,15 @@ from typing import Any
 import yaml
 
 from vlsae.errors import UserError
-from vlsae.runs.environment import default_threads, git_commit, mask_arguments, mask_config, now, package_versions
+from vlsae.runs.environment import (
+    default_threads,
+    git_commit,
+    mask_arguments,
+    mask_config,
+    mask_values,
+    now,
+    package_versions,
+)
 from vlsae.runs.files import write_atomic
 from vlsae.runs.locks import claim_lock
 from vlsae.runs.manifest import RUNNING, SCHEMA, write_manifest
@@ -41,8 +49,9 @@ def claim(
 ) -> Run:
     """Make the directory of a new run and return the run, its lock held and its status running.
 
-    ``config`` is the composed configuration as YAML; values of secrets in it, in ``command`` and in ``overrides`` are
-    masked. Raises ``UserError`` for a name that is no folder name and for a root that cannot be written.
+    ``config`` is the composed configuration as YAML; values of secrets in it, in ``identity``, ``command`` and
+    ``overrides`` are masked. Raises ``UserError`` for a name that is no folder name and for a root that cannot be
+    written.
     """
     check_stage(stage)
     check_name(name)
@@ -52,7 +61,7 @@ def claim(
         "device": "cpu",
         "threads": default_threads(),
         "fingerprint": fingerprint,
-        "identity": dict(identity),
+        "identity": mask_values(identity),
         "seeds": {key: int(value) for key, value in seeds.items()},
         "sweep": sweep,
         "job": job,

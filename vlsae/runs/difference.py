@@ -53,7 +53,12 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Pair]:
     names = [*first, *(name for name in second if name not in first)]
     pairs = {name: (first.get(name), second.get(name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] or (name in first) != (name in second)}
+    return {name: pair for name, pair in pairs.items() if not _equal(*pair) or (name in first) != (name in second)}
+
+
+def _equal(first: Any, second: Any) -> bool:
+    undefined = first != first and second != second
+    return undefined or first == second
 
 
 def _numbers(path: Path) -> dict[str, Any]:

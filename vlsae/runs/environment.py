@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
@@ -37,7 +37,13 @@ PACKAGES = (
 )
 MASK = "***"
 
-_SECRET = re.compile(r"(^|_)(token|key|secret|password|passwd|credentials?)$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(^|_|api|access|auth|private)(token|key|secrets?|passwords?|passwd|credentials?)$", re.IGNORECASE
+)
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# An interpolation names where the secret is kept; a default in it would be the secret itself.
+_INTERPOLATION = re.compile(r"\$\{[^{},]*(,\s*(null)?\s*)?\}")
+_NESTED = re.compile(r"([\w.-]+)(\s*:\s*)(\"[^\"]*\"|'[^']*'|(?:\$\{[^}]*\}|[^,{}\[\]\s])+|\[[^\]]*\])")
 
 
 def now() -> str:
@@ -91,7 +97,8 @@ def mask_arguments(arguments: Iterable[str]) -> list[str]:
             continue
         key, equals, value = word.partition("=")
         secret = _is_secret(key.lstrip("-+~"))
-        masked.append(f"{key}={MASK}" if secret and equals and _is_literal(value) else word)
+        hidden = MASK if secret and _is_literal(value) else _NESTED.sub(_mask_nested, value) if "{" in value else value
+        masked.append(f"{key}{equals}{hidden}" if equals else word)
         hide_next = secret and not equals and word.startswith("--")
     return masked
 
@@ -99,23 +106,33 @@ def mask_arguments(arguments: Iterable[str]) -> list[str]:
 def mask_config(text: str) -> str:
     """Return a config's YAML with the values of secrets hidden; text without secrets comes back unchanged."""
     content = yaml.safe_load(text)
-    masked = _mask(content)
+    masked = mask_values(content)
     return text if masked == content else yaml.safe_dump(masked, sort_keys=False, allow_unicode=True)
 
 
-def _mask(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {
-            key: MASK if _is_secret(str(key)) and isinstance(item, str) and _is_literal(item) else _mask(item)
-            for key, item in node.items()
-        }
-    return [_mask(item) for item in node] if isinstance(node, list) else node
+def mask_values(node: Any, secret: bool = False) -> Any:
+    """Return nested settings with the values of secrets hidden, all of them below a key that names one."""
+    if isinstance(node, Mapping):
+        return {key: mask_values(item, secret or _is_secret(str(key))) for key, item in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [mask_values(item, secret) for item in node]
+    if not secret or node is None or isinstance(node, bool):
+        return node
+    return MASK if _is_literal(str(node)) else node
+
+
+def _mask_nested(found: re.Match[str]) -> str:
+    key, colon, value = found.groups()
+    return f"{key}{colon}{MASK if _is_secret(key) and _is_literal(value) else value}"
 
 
 def _is_secret(key: str) -> bool:
-    return _SECRET.search(key.rsplit(".", 1)[-1].replace("-", "_")) is not None
+    last = key.rsplit(".", 1)[-1].replace("-", "_")
+    return _SECRET.search(_HUMP.sub("_", last)) is not None
 
 
 def _is_literal(value: str) -> bool:
-    # An interpolation names where the secret is kept and is resolved at run time; null is no secret.
-    return value not in ("", "null") and not value.startswith("${")
+    before = None
+    while before != value:
+        before, value = value, _INTERPOLATION.sub("", value)
+    return value not in ("", "null")

@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return a value in strict JSON's types: NumPy scalars as Python's, paths as text, NaN and infinities as None."""
+    """Return a value in strict JSON's types: NumPy as Python's, paths and dates as text, NaN and infinities as None."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, int):
@@ -57,6 +58,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, date):
+        return value.isoformat()
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     raise TypeError(f"{type(value).__name__} {value!r} has no form in JSON.")

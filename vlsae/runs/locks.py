@@ -5,7 +5,9 @@ The operating system frees a lock when its holder ends, however it ends, so a lo
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 RUN_LOCK = "run.lock"
 CLAIM_LOCK = ".claim.lock"
-# Asking whether a lock is held takes it for a moment; whoever opens a run waits this long before it calls it held.
+# Asking whether a lock is held shares it for a moment; whoever opens a run waits this long before it calls it held.
 PATIENCE_SECONDS = 1.0
 
 
@@ -27,15 +29,32 @@ def lock_file(path: Path) -> FileLock:
 
 def is_held(path: Path) -> bool:
     """Say whether another holder has the lock at a path; a missing lock file is free."""
-    if not path.exists():
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
         return False
+    try:
+        # Shared, so that two who ask at the same moment do not take each other for a holder.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Unlocked by name: a child forked meanwhile has the descriptor too, and closing ours would leave it locked.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        return _is_held_exclusively(path)
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_held_exclusively(path: Path) -> bool:
+    # A file system without such locks, where filelock has a way of its own.
     lock = lock_file(path)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         return True
     except OSError:
-        # A folder that may only be read: nobody can be asked, and a run in it cannot be continued from here.
         return False
     lock.release()
     return False

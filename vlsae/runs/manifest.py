@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,33 @@ def _fault(manifest: Any) -> str | None:
         value = manifest[field]
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             return f"{MANIFEST} has {field} = {value!r}, expected {' or '.join(kind.__name__ for kind in kinds)}"
+    for field in ("start", "end"):
+        if manifest[field] is not None and not _is_time(manifest[field]):
+            return f"{MANIFEST} has {field} = {manifest[field]!r}, expected a time with its zone in ISO 8601"
+    for field in ("parents", "command"):
+        wrong = [item for item in manifest[field] if not isinstance(item, str)]
+        if wrong:
+            return f"{MANIFEST} has {wrong[0]!r} in {field}, expected texts"
+    for entry in manifest["files"]:
+        if not _is_file_entry(entry):
+            return f"{MANIFEST} has {entry!r} in files, expected path, bytes and sha256"
     if manifest["status"] not in STATUSES:
         return f"{MANIFEST} has status {manifest['status']!r}, expected one of {', '.join(STATUSES)}"
     if not isinstance(manifest.get("schema", SCHEMA), int) or manifest.get("schema", SCHEMA) > SCHEMA:
         return f"{MANIFEST} has schema {manifest['schema']!r}, written by a newer vlsae; this one knows {SCHEMA}"
     return None
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _is_file_entry(entry: Any) -> bool:
+    kinds = {"path": str, "bytes": int, "sha256": str}
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
 
 
 def _damaged(path: Path, fault: str) -> DamagedRun:

@@ -66,6 +66,9 @@ def read_summary(path: Path) -> dict[str, Any] | None:
         raise UserError(f"{file} is damaged ({error}).", "Make the run anew.") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("metrics"), dict):
         raise UserError(f"{file} is damaged: it holds no 'metrics'.", "Make the run anew.")
+    for name, measure in summary["metrics"].items():
+        if not _is_measure(measure):
+            raise UserError(f"{file} is damaged: its metric {name!r} is {measure!r}.", "Make the run anew.")
     return summary
 
 
@@ -121,6 +124,13 @@ class MetricsLog:
         if kept:
             self._offset = float(kept[-1].get("time") or 0.0)
             self._started = time.monotonic()
+
+
+def _is_measure(value: Any) -> bool:
+    numbers = ("value", "low", "high")
+    if not isinstance(value, dict) or not isinstance(value.get("unit"), str):
+        return False
+    return all(name in value and (value[name] is None or type(value[name]) in (int, float)) for name in numbers)
 
 
 def _whole_lines(text: str) -> list[str]:

@@ -1,9 +1,11 @@
-"""Removing a run: never one outside the root, at work, or that another run was made from."""
+"""Removing runs: never one outside the root, at work, or that another run was made from."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,27 +28,51 @@ class Removed(NamedTuple):
 
 
 def remove(path: Path, root: Path) -> Removed:
-    """Remove a run directory under a root; its version is not given out again.
+    """Remove one run; see :func:`remove_all`."""
+    (removed,) = remove_all([path], root)
+    return removed
 
-    Raises ``UserError`` for a directory outside the root, a run at work, and a run that others name as parent.
+
+def remove_all(paths: Iterable[Path], root: Path) -> Iterator[Removed]:
+    """Remove run directories under a root, giving each as it goes; their versions are not given out again.
+
+    Raises ``UserError``, before anything is removed, for a directory outside the root, a run at work, and a run that
+    a run which stays names as its parent.
     """
-    run_id = _id_within(path, root)
+    runs = {_id_within(path, root): path for path in paths}
+    with ExitStack() as locks:
+        for run_id, path in runs.items():
+            locks.enter_context(_lock(run_id, path))
+        children = {run_id: children_of(run_id, root) for run_id in runs}
+        for run_id, found in children.items():
+            staying = [child for child in found if child not in runs]
+            if staying:
+                raise UserError(f"{run_id} is not removed: {', '.join(staying)} came of it.", "Remove those first.")
+        while runs:
+            # A run goes after those that came of it, so that a removal cut short leaves no run without its parent.
+            run_id = next((one for one in runs if not runs.keys() & set(children[one])), next(iter(runs)))
+            yield _remove_now(run_id, runs.pop(run_id))
+
+
+@contextmanager
+def _lock(run_id: str, path: Path) -> Iterator[None]:
     lock = lock_file(path / RUN_LOCK)
     try:
         lock.acquire(timeout=PATIENCE_SECONDS)
     except Timeout as error:
         raise UserError(f"{run_id} is running and is not removed.", "Wait for it to end, or stop it first.") from error
     try:
-        children = children_of(run_id, root)
-        if children:
-            raise UserError(f"{run_id} is not removed: {', '.join(children)} came of it.", "Remove those first.")
-        size = sum((path / name).stat().st_size for name in files_of(path))
-        # Renamed first, so that nobody ever sees half of a run.
-        grave = path.parent / f".removed-{path.name}-{os.getpid()}"
-        path.rename(grave)
-        shutil.rmtree(grave)
+        yield
     finally:
         lock.release()
+
+
+def _remove_now(run_id: str, path: Path) -> Removed:
+    size = sum((path / name).stat().st_size for name in files_of(path))
+    # Renamed first, so that nobody ever sees half of a run.
+    grave = path.parent / f".removed-{path.name}-{os.getpid()}"
+    path.rename(grave)
+    shutil.rmtree(grave)
     move_latest(path)
     return Removed(run_id, path, size)
 

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import Timeout
 
 from vlsae.errors import UserError
-from vlsae.runs.environment import now, package_versions
+from vlsae.runs.environment import mask_values, now, package_versions
 from vlsae.runs.inventory import KnownDigest, inventory, know
 from vlsae.runs.latest import move_latest
 from vlsae.runs.locks import PATIENCE_SECONDS, RUN_LOCK, lock_file
@@ -94,7 +94,7 @@ class Run:
 
     def set_fingerprint(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
         """Record the fingerprint and the identity it was made from, once all of it is known."""
-        self._update(fingerprint=fingerprint, identity=dict(identity))
+        self._update(fingerprint=fingerprint, identity=mask_values(identity))
 
     def add_parent(self, run_id: str) -> None:
         """Record a run that this one reads from; once is enough."""
