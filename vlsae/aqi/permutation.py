@@ -11,11 +11,14 @@ import numpy as np
 
 from vlsae import statistics
 from vlsae.aqi.accumulators import moments_of
-from vlsae.aqi.inputs import Labelled, chunks, groups, labelled
+from vlsae.aqi.inputs import Labelled, groups, labelled
 from vlsae.errors import UserError
 
 #: A null value this close to the observed one, relative, is a tie that rounding broke.
 TIE = 1e-10
+
+#: Rows that are summed at once, for all permutations.
+ROWS_AT_ONCE = 512
 
 
 class PermutationTest(NamedTuple):
@@ -56,7 +59,7 @@ def _permuted_codes(permuted: Any, data: Labelled) -> np.ndarray:
         raise UserError(f"permuted has shape {table.shape}; (B, {len(data.x)}) with B ≥ 1 was expected.")
     if table.dtype.kind not in "iub":
         raise UserError(f"permuted must be integers; got {table.dtype}.")
-    codes = np.zeros(table.shape, dtype=np.int32)
+    codes = np.zeros(table.shape, dtype=np.min_scalar_type(len(data.classes)))
     counts = np.bincount(data.codes, minlength=len(data.classes))
     wrong = np.zeros(len(table), dtype=bool)
     for code, name in enumerate(data.classes):
@@ -104,8 +107,8 @@ def _between(x: np.ndarray, members: np.ndarray, mean: np.ndarray, codes: np.nda
     last, last_count = np.zeros((len(codes), len(mean))), np.full(len(codes), float(len(members)))
     for k in range(classes - 1):
         sums = np.zeros_like(last)
-        for part in chunks(len(members), max(len(mean), len(codes))):
-            chosen = members[part]
+        for at in range(0, len(members), ROWS_AT_ONCE):
+            chosen = members[at : at + ROWS_AT_ONCE]
             sums += (codes[:, chosen] == k).astype(np.float64) @ (x[chosen] - mean)
         count = (codes[:, members] == k).sum(axis=1)
         result += (sums**2).sum(axis=1) / np.maximum(count, 1)
