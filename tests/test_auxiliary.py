@@ -114,6 +114,8 @@ def test_wrong_input_is_named(batch):
         model.loss({"vision": batch["vision"]})
     with pytest.raises(ValueError, match="equally many rows"):
         model.loss({**batch, "language": batch["language"][:3]})
+    with pytest.raises(ValueError, match=r"x \(vision\) must be a floating-point tensor"):
+        model.loss({"vision": [1.0], "language": [1.0]})
     batch["language"][2, 2] = float("nan")
     with pytest.raises(ValueError, match="not finite in language, row 2"):
         model.loss(batch)

@@ -35,6 +35,7 @@ def test_wrong_input_is_named():
         ({"k": 1, "disabled": [4]}, "disabled"),
         ({"k": 1, "metric": "dot"}, "metric"),
         ({"k": 1, "gradient": "none"}, "gradient"),
+        ({"k": 1, "beta": float("nan")}, "beta must be a finite number"),
     ):
         with pytest.raises(ValueError, match=message):
             codebook_snap(x, codebook, **arguments)
@@ -42,3 +43,5 @@ def test_wrong_input_is_named():
         codebook_snap(torch.ones(2, 4), codebook, 1)
     with pytest.raises(ValueError, match="not finite in x, row 0"):
         codebook_snap(torch.tensor([[float("nan"), 0, 0]]), codebook, 1)
+    with pytest.raises(ValueError, match=r"x must be a floating-point tensor; got torch\.int64"):
+        codebook_snap(torch.ones(2, 3, dtype=torch.int64), codebook, 1)

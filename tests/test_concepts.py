@@ -177,3 +177,13 @@ def test_explanation_refuses_a_weight_without_its_statistics():
         explain(dictionary, torch.ones(8), torch.ones(8), weight="idf")
     with pytest.raises(ValueError, match="weight"):
         explain(dictionary, torch.ones(8), torch.ones(8), weight="tfidf")
+
+
+def test_concepts_that_fire_for_everything_are_ranked_down_where_their_counts_are_known():
+    dictionary = VLSAE(8, 64, 8).eval()
+    image, text = torch.randn(2, 8, generator=torch.Generator().manual_seed(2))
+    statistics = {"counts": np.arange(64), "rows": 200}
+    assert explain(dictionary, image, text, **statistics) == explain(
+        dictionary, image, text, weight="idf", **statistics
+    )
+    assert explain(dictionary, image, text) == explain(dictionary, image, text, weight="none")

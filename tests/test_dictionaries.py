@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -259,3 +260,11 @@ def test_what_was_saved_under_each_schema_still_loads(folder):
     for stream, expected in json.loads((folder / "expected.json").read_text()).items():
         decoded = module.decode(module.encode(x, stream), stream)
         torch.testing.assert_close(decoded[0], torch.tensor(expected))
+
+
+def test_a_code_that_is_not_finite_is_refused_by_its_row(dictionary):
+    code = dictionary.encode(torch.randn(3, dictionary.width, generator=torch.Generator().manual_seed(0)), "vision")
+    values = code.values.detach().clone()
+    values[0] = float("nan")
+    with pytest.raises(ValueError, match=f"not finite in vision, row {int(code.rows[0])}"):
+        dictionary.decode(replace(code, values=values), "vision")

@@ -205,3 +205,6 @@ def test_a_flipped_byte_in_a_store_is_named(clip, environment, tmp_path):
     store = vlsae.open_run("extract/clip-shapes/latest", runs_dir=str(tmp_path)).representations()
     with pytest.raises(ValueError, match=r"vision.embedding/00000.safetensors"):
         store.verify()
+    done = command(mine, "train", clip, "--run", "extract/clip-shapes/latest", "--verify")
+    assert done.returncode == 2, done.stderr
+    assert "vision.embedding/00000.safetensors: expected SHA-256" in done.stderr.replace("\n", "")

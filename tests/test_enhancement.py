@@ -226,3 +226,14 @@ def test_chair_agrees_with_the_standalone_metric(shared_data):
     assert scores["chair_s"] == overall["CHAIRs"]
     assert scores["chair_i"] == overall["CHAIRi"]
     assert scores["recall"] == pytest.approx(overall["Recall"])
+
+
+@pytest.mark.parametrize("mixed", [mix_logits, vcd_logits])
+def test_a_pass_without_a_say_leaves_the_clean_logits(mixed):
+    clean = torch.tensor([[2.0, 1.9, -3.0]])
+    other = torch.tensor([[-torch.inf, 0.0, 0.0]])
+    assert mixed(clean, other, 0.0, 0.5).tolist() == [[2.0, pytest.approx(1.9), -torch.inf]]
+    with pytest.raises(ValueError, match="NaN or inf in the other pass, row 0"):
+        mixed(clean, other * torch.nan, 0.6, 0.5)
+    with pytest.raises(ValueError, match="alpha must be a finite number"):
+        mixed(clean, other, torch.nan, 0.5)

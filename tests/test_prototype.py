@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +46,8 @@ def test_order_of_prototypes_does_not_matter():
         ("x_decoded", torch.ones(6, 2)),
         ("labels", torch.tensor([0, 1, 2, 0, 1, 3])),
         ("lambdas", (1, 1)),
+        ("lambdas", (1, 1, float("nan"), 1)),
+        ("labels", np.zeros(6, dtype=np.int64)),
         ("x", torch.full((6, 2, 2), float("nan"))),
     ],
 )

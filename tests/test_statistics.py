@@ -93,6 +93,7 @@ def test_paired_bootstrap_sees_a_difference_that_unpaired_noise_hides():
         lambda: paired_bootstrap([1.0], [1.0, 2.0]),
         lambda: permutation_p_value(1.0, []),
         lambda: bootstrap(lambda rows: 0.0, 0),
+        lambda: jackknife(lambda rows: 0.0, [0.0, 1.5]),
         lambda: interval_of(0.0, np.zeros(3), level=1.5),
     ],
 )

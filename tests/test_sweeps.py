@@ -12,9 +12,9 @@ import pytest
 
 from vlsae import plugins
 from vlsae.cli import main
+from vlsae.commands.sweeps import expand
 from vlsae.errors import UserError
 from vlsae.sweep_record import claim_sweep, finish_sweep, read_sweep, record_job
-from vlsae.sweeps import expand
 
 PLUGIN = ["--plugin", str(Path(__file__).parent / "plugin_files" / "tiny_parts.py")]
 TINY = [*PLUGIN, "model=tiny", "dataset.n=24"]

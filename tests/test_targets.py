@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from vlsae.commands.sweeps import check_hydra
 from vlsae.composition import compose_raw
 from vlsae.config import build, check, check_values, compose, load, resolved
 from vlsae.errors import UserError
-from vlsae.sweeps import check_hydra
 
 TARGETS = [
     "os.system",

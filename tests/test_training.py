@@ -122,6 +122,8 @@ class TestSchedule:
             epoch_factors("fixed", 0)
         with pytest.raises(ValueError, match="warmup_epochs"):
             epoch_factors("fixed", 3, -1)
+        with pytest.raises(ValueError, match="epochs must be an integer"):
+            epoch_factors("fixed", 2.5)
 
 
 class TestStep:

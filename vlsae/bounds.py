@@ -58,6 +58,18 @@ class OneOf:
         return value in self.values
 
 
+def check_finite_number(name: str, value: Any, low: float | None = None, high: float | None = None) -> None:
+    """Raise :class:`~vlsae.errors.UserError` unless an argument is one finite number from ``low`` to ``high``."""
+    bounds = Range(low, high)
+    try:
+        good = not isinstance(value, bool) and math.isfinite(value) and bounds.holds(value)
+    except (TypeError, ValueError, RuntimeError):
+        good = False
+    if not good:
+        within = "" if low is None and high is None else f" {bounds}"
+        raise UserError(f"{name} must be a finite number{within}; got {value!r}.")
+
+
 def conform(name: str, value: Any, annotation: Any) -> None:
     """Raise :class:`~vlsae.errors.UserError` naming ``name``, value and rule unless the value fits the annotation."""
     wrong = misfit(value, annotation)

@@ -140,6 +140,8 @@ def jackknife(statistic: Statistic, blocks: Any, level: float = 0.95) -> Interva
     numbers = np.asarray(blocks)
     if numbers.ndim != 1:
         raise UserError(f"blocks must be one number a row, shape (n,); got shape {numbers.shape}.")
+    if numbers.dtype.kind not in "iub":
+        raise UserError(f"blocks must be integers; got {numbers.dtype}.")
     names = np.unique(numbers)
     if len(names) < 2:
         raise UserError(f"blocks must name at least 2 blocks; got {len(names)}.")

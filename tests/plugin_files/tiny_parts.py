@@ -26,7 +26,7 @@ class TinyModel(Model):
         self.function = None
 
     def sites(self):
-        return {f"{stream}.embedding": Site(self.dimensions, stream, True) for stream in ("vision", "language")}
+        return {f"{stream}.embedding": Site(self.dimensions, stream) for stream in ("vision", "language")}
 
     def digest(self):
         return hashlib.sha256(f"tiny {self.dimensions} {self.scale}".encode()).hexdigest()

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
@@ -50,6 +50,12 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else DONE if error.code is None else BUG
     return MENDABLE if _is_mendable(error) else BUG
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the gravest of exit codes: an interruption, then a bug, then what the user can mend."""
+    order = (DONE, MENDABLE, BUG, INTERRUPTED)
+    return max(codes, key=lambda code: order.index(code) if code in order else order.index(BUG), default=DONE)
 
 
 def message(error: BaseException) -> str:

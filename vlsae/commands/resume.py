@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
-from vlsae.commands.failures import BUG, DONE, INTERRUPTED, exit_code, message
+from vlsae.commands.failures import BUG, DONE, INTERRUPTED, exit_code, message, worst
 from vlsae.commands.stage import command_line, compose_checked
 from vlsae.errors import UserError
 from vlsae.runs import entries_of
@@ -28,7 +28,7 @@ RESUME_LOCK = ".resume.lock"
 
 def resume_run(path: Path) -> int:
     """Continue a run in its own directory and say what came out; ``UserError`` for one that is done or at work."""
-    from vlsae.stages.announce import announce
+    from vlsae.commands.announce import announce
     from vlsae.worker import run_stage
 
     announce(run_stage(path))
@@ -57,6 +57,8 @@ def resume_sweep(folder: Path, config_dir: Path | None) -> int:
 
     A job that was begun goes on in its own directory; one that was not is started. ``UserError`` while one is at work.
     """
+    from vlsae.commands.tables import console, sweep_table
+
     lock = lock_file(folder / RESUME_LOCK)
     try:
         lock.acquire(blocking=False)
@@ -71,12 +73,12 @@ def resume_sweep(folder: Path, config_dir: Path | None) -> int:
         code = DONE
         try:
             for job in record["jobs"]:
-                code = max(code, _finish_job(folder, record, job, runs.get(job["job"]), config_dir), key=_severity)
+                code = worst((code, _finish_job(folder, record, job, runs.get(job["job"]), config_dir)))
         finally:
             record = finish_sweep(folder)
     finally:
         lock.release()
-    _announce(record)
+    console().print(sweep_table(record))
     return code
 
 
@@ -126,22 +128,3 @@ def _start(folder: Path, record: dict[str, Any], job: dict[str, Any], config_dir
     composed = compose_checked(record["stage"], overrides, config_dir)
     sweep, number = record["sweep_id"], job["job"]
     return start(composed.config, job["overrides"], command_line(), composed.choices, sweep=sweep, job=number)
-
-
-def _announce(record: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from vlsae.commands.tables import console, status
-
-    table = Table(title=record["sweep_id"], title_justify="left")
-    for heading in ("job", "overrides", "status", "run"):
-        table.add_column(heading, overflow="fold")
-    for job in record["jobs"]:
-        outcome = job["run_id"] if job["status"] == "done" else (job["error"] or job["run_id"] or "").split("\n")[0]
-        table.add_row(str(job["job"]), Text(" ".join(job["overrides"])), status(job["status"]), Text(outcome))
-    console().print(table)
-
-
-def _severity(code: int) -> int:
-    return {DONE: 0, BUG: 2, INTERRUPTED: 3}.get(code, 1)

@@ -46,7 +46,7 @@ def run_stage_command(request: Request, *, multirun: bool, dry_run: bool) -> int
     plugins.load_installed()
     plugins.load(request.plugins)
     if multirun:
-        from vlsae.sweeps import run_sweep
+        from vlsae.commands.sweeps import run_sweep
 
         return run_sweep(request, dry_run=dry_run)
     composed = compose_checked(request.stage, request.overrides, request.config_dir)
@@ -55,8 +55,8 @@ def run_stage_command(request: Request, *, multirun: bool, dry_run: bool) -> int
 
         show(composed.config)
         return 0
+    from vlsae.commands.announce import announce
     from vlsae.stages import start
-    from vlsae.stages.announce import announce
 
     announce(start(composed.config, request.overrides, command_line(), composed.choices))
     return 0

@@ -66,9 +66,9 @@ def facts_table(path: Path, manifest: Mapping[str, Any], root: Path) -> Table:
     return table
 
 
-def metrics_table(summary: Mapping[str, Any]) -> Table:
+def metrics_table(summary: Mapping[str, Any], title: str | None = None) -> Table:
     """Return the final numbers of a run with their intervals."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, title=None if title is None else Text(title), title_justify="left")
     table.add_column("metric", overflow="fold")
     for heading in ("value", "95 % interval"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -90,14 +90,28 @@ def difference_table(title: str, pairs: Mapping[str, tuple[Any, Any]], names: tu
     return table
 
 
+def sweep_table(record: Mapping[str, Any]) -> Table:
+    """Return the jobs of a sweep's record: what each was asked, and its run or what went wrong."""
+    table = Table(box=box.SIMPLE_HEAD, title=Text(record["sweep_id"]), title_justify="left")
+    for heading in ("job", "overrides", "status", "run"):
+        table.add_column(heading, overflow="fold")
+    for job in record["jobs"]:
+        outcome = job["run_id"] if job["status"] == "done" else job["error"] or job["run_id"] or ""
+        first = outcome.split("\n")[0]
+        table.add_row(str(job["job"]), Text(" ".join(job["overrides"])), status(job["status"]), Text(first))
+    return table
+
+
 def status(name: str) -> Text:
     """Return a status in its colour."""
     return Text(name, style=STYLES.get(name, ""))
 
 
 def number(value: float | None) -> str:
-    """Return a number in a few digits; ``undefined`` where it is null."""
-    return "undefined" if value is None else f"{value:.4g}"
+    """Return a number in a few digits, a whole one in all of them; ``undefined`` where it is null."""
+    if value is None:
+        return "undefined"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 1 else f"{value:.4g}"
 
 
 def duration(start: str, end: str | None, running: bool) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vlsae import lazy
 
 if TYPE_CHECKING:
     from vlsae.datasets.base import Dataset, Skipped, split_of
@@ -14,8 +15,4 @@ __all__ = ["Captions", "Dataset", "Shapes", "Skipped", "split_of"]
 
 _HOMES = {"Captions": "captions", "Dataset": "base", "Shapes": "shapes", "Skipped": "base", "split_of": "base"}
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"vlsae.datasets.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'vlsae.datasets' has no attribute {name!r}")
+__getattr__ = lazy.exports(__name__, _HOMES)

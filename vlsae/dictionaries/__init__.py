@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vlsae import lazy
 
 if TYPE_CHECKING:
     from vlsae.dictionaries.auxiliary import AuxiliaryAutoencoder
@@ -77,8 +78,4 @@ __all__ = [
     "prototype_loss",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"vlsae.dictionaries.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'vlsae.dictionaries' has no attribute {name!r}")
+__getattr__ = lazy.exports(__name__, _HOMES)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlsae.bounds import check_finite_number
 from vlsae.dictionaries.base import STREAMS, check_rows, check_stream, one_of, positive
 from vlsae.dictionaries.linear import mean_squared_error
 from vlsae.dictionaries.pretrained import Pretrained
@@ -40,8 +41,9 @@ class AuxiliaryAutoencoder(Pretrained, Objective):
         self.language_width = positive("language_width", language_width)
         self.width = positive("width", width)
         self.similarity = one_of("similarity", similarity, ("cosine", "dot"))
-        if not 0 < temperature < float("inf"):
-            raise UserError(f"temperature must be a finite number above 0; got {temperature}.")
+        check_finite_number("temperature", temperature, low=0)
+        if temperature == 0:
+            raise UserError("temperature must be above 0; got 0.")
         self.temperature = temperature
         self.vision_projection = nn.Linear(vision_width, width)
         self.text_projection = nn.Linear(language_width, width)
@@ -73,10 +75,10 @@ class AuxiliaryAutoencoder(Pretrained, Objective):
         """
         if not isinstance(batch, Mapping) or set(batch) != set(STREAMS):
             raise UserError(f"A batch must map 'vision' and 'language' to paired rows; it holds {sorted(batch)}.")
-        counts = {stream: x.shape[0] for stream, x in batch.items()}
+        codes = {stream: self.encode(batch[stream], stream) for stream in STREAMS}
+        counts = {stream: code.shape[0] for stream, code in codes.items()}
         if len(set(counts.values())) > 1 or 0 in counts.values():
             raise UserError(f"A batch must hold equally many rows of each stream, at least one; got {counts}.")
-        codes = {stream: self.encode(batch[stream], stream) for stream in STREAMS}
         errors = [
             mean_squared_error(self.decode(code, stream), batch[stream].to(code)) for stream, code in codes.items()
         ]

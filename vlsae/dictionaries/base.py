@@ -124,13 +124,18 @@ class Dictionary(Pretrained, nn.Module, ABC):
         return x.to(next(self.parameters()))
 
     def dense(self, code: SparseCode | Tensor, stream: str) -> Tensor:
-        """Return a code as ``(n, h)`` in the parameters' dtype; ``ValueError`` where it has other concepts."""
+        """Return a code as ``(n, h)`` in the parameters' dtype.
+
+        Raises ``ValueError`` for an unknown stream, other concepts, and values that are not finite.
+        """
         check_stream(stream)
         if not isinstance(code, SparseCode):
             return check_rows(code, self.n_concepts, "code", stream).to(next(self.parameters()))
         if code.n_concepts != self.n_concepts:
             raise UserError(f"code has {code.n_concepts} concepts; this dictionary has {self.n_concepts}.")
-        return code.to_dense().to(next(self.parameters()))
+        dense = code.to_dense()
+        check_finite(dense, stream)
+        return dense.to(next(self.parameters()))
 
     def checked_batch(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a training batch, streams in their fixed order; ``ValueError`` where it is empty or wrong."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlsae.bounds import check_finite_number
 from vlsae.dictionaries.base import one_of, positive
 from vlsae.dictionaries.selection import top_k
 from vlsae.errors import UserError
@@ -42,6 +43,10 @@ def codebook_snap(
     """
     one_of("metric", metric, METRICS)
     one_of("gradient", gradient, GRADIENTS)
+    for name, tensor in (("x", x), ("codebook", codebook)):
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise UserError(f"{name} must be a floating-point tensor; got {getattr(tensor, 'dtype', type(tensor))}.")
+    check_finite_number("beta", beta)
     if codebook.ndim != 2 or x.ndim < 1 or x.shape[-1] != codebook.shape[1]:
         raise UserError(f"x {tuple(x.shape)} and codebook {tuple(codebook.shape)} must be (…, d) and (c, d).")
     n_codes = codebook.shape[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlsae.dictionaries.base import Dictionary
 from vlsae.errors import UserError, unknown
 
-WEIGHTS = ("idf", "inv_mean", "none")
+WEIGHTS = ("auto", "idf", "inv_mean", "none")
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ def explain(
     counts: np.ndarray | None = None,
     rows: int | None = None,
     means: np.ndarray | None = None,
-    weight: str = "none",
+    weight: str = "auto",
 ) -> Explanation:
     """Return how the concepts of an image ``(d,)`` and a text ``(d,)`` make up their similarity.
 
     Concept i contributes ``h_v,i · h_l,i / (‖h_v‖‖h_l‖)``. ``weight`` ranks them: ``none`` by contribution (the
     published demo), ``idf`` times ln((N + 1)/(n_i + 1)) for ``counts (h,)`` rows of ``rows`` in which a concept fires,
     ``inv_mean`` over its mean activation ``means (h,)``. Raises ``ValueError`` for an unknown weight or one without its
-    statistics.
+    statistics. ``auto`` is ``idf`` where ``counts`` and ``rows`` are given, else ``none``.
     """
     factor = _weights(dictionary.n_concepts, weight, counts, rows, means)
     vision = _code(dictionary, image, "vision")
@@ -87,10 +87,10 @@ def _code(dictionary: Dictionary, x: Tensor, stream: str) -> np.ndarray:
 def _weights(n_concepts: int, weight: str, counts: Any, rows: int | None, means: Any) -> np.ndarray:
     if weight not in WEIGHTS:
         raise unknown("weight", weight, WEIGHTS)
-    if weight == "none":
+    if weight == "none" or (weight == "auto" and (counts is None or rows is None)):
         return np.ones(n_concepts)
     given = means if weight == "inv_mean" else counts
-    if given is None or (weight == "idf" and rows is None):
+    if given is None or (weight != "inv_mean" and rows is None):
         needed = "means" if weight == "inv_mean" else "counts and rows"
         raise UserError(f"weight={weight} needs {needed}.", "Give them, or use weight='none'.")
     given = np.asarray(given, dtype=np.float64)

@@ -5,12 +5,13 @@ Shapes: n rows, q latent width, p prototypes, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vlsae.bounds import check_finite_number
 from vlsae.errors import UserError
 from vlsae.training.rows import check_finite
 
@@ -36,7 +37,7 @@ def prototype_loss(
     to its nearest row and ``r2`` each row to its nearest prototype.
     Raises ``ValueError`` for shapes that do not fit, labels outside 0…K−1 and what is not finite.
     """
-    _check(z, prototypes, weight, x, x_decoded, labels, lambdas)
+    _check({"z": z, "prototypes": prototypes, "weight": weight, "x": x, "x_decoded": x_decoded}, labels, lambdas)
     distances = prototype_distances(z, prototypes)
     terms = {
         "ce": F.cross_entropy(distances @ weight, labels),
@@ -48,15 +49,11 @@ def prototype_loss(
     return total, terms
 
 
-def _check(
-    z: Tensor,
-    prototypes: Tensor,
-    weight: Tensor,
-    x: Tensor,
-    x_decoded: Tensor,
-    labels: Tensor,
-    lambdas: Sequence[float],
-) -> None:
+def _check(tensors: Mapping[str, Tensor], labels: Tensor, lambdas: Sequence[float]) -> None:
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise UserError(f"{name} must be a floating-point tensor; got {getattr(value, 'dtype', type(value))}.")
+    z, prototypes, weight, x, x_decoded = tensors.values()
     if z.ndim != 2 or prototypes.ndim != 2 or z.shape[1] != prototypes.shape[1] or 0 in (*z.shape, *prototypes.shape):
         raise UserError(f"z {tuple(z.shape)} and prototypes {tuple(prototypes.shape)} must be (n, q) and (p, q).")
     if weight.ndim != 2 or weight.shape[0] != prototypes.shape[0]:
@@ -65,11 +62,14 @@ def _check(
         raise UserError(
             f"x {tuple(x.shape)} and x_decoded {tuple(x_decoded.shape)} must be equal and have {z.shape[0]} rows."
         )
-    if labels.shape != (z.shape[0],) or labels.is_floating_point():
-        raise UserError(f"labels has shape {tuple(labels.shape)}; ({z.shape[0]},) of integers was expected.")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (z.shape[0],):
+        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise UserError(f"labels must be an int64 tensor ({z.shape[0]},); got {got}.")
     if labels.min() < 0 or labels.max() >= weight.shape[1]:
         raise UserError(f"labels must lie in 0…{weight.shape[1] - 1}; got {labels.min().item()}…{labels.max().item()}.")
     if len(lambdas) != 4:
         raise UserError(f"lambdas must hold four factors (ce, ae, r1, r2); got {len(lambdas)}.")
-    for name, value in {"z": z, "prototypes": prototypes, "weight": weight, "x": x, "x_decoded": x_decoded}.items():
+    for factor in lambdas:
+        check_finite_number("lambdas", factor)
+    for name, value in tensors.items():
         check_finite(value, name)

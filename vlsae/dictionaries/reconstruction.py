@@ -45,13 +45,13 @@ def reconstruction(
 
 def _both_sides(dictionary: Dictionary, x: Tensor, stream: str) -> tuple[Tensor, Tensor]:
     rebuilt = dictionary.decode(dictionary.encode(x, stream), stream)
-    return dictionary.target(x, stream).double().cpu(), rebuilt.double().cpu()
+    return dictionary.target(x, stream).cpu().double(), rebuilt.cpu().double()
 
 
 def _means(dictionary: Dictionary, x: Tensor, stream: str) -> tuple[Tensor, Tensor]:
     total = torch.zeros(2, dictionary.width, dtype=torch.float64)
     for rows in row_chunks(len(x), dictionary.width):
-        target = dictionary.target(x[rows], stream).double().cpu()
+        target = dictionary.target(x[rows], stream).cpu().double()
         total += torch.stack([target.sum(dim=0), _unit(target).sum(dim=0)])
     mean, unit_mean = total / len(x)
     return mean, unit_mean

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vlsae import lazy
 
 if TYPE_CHECKING:
     from vlsae.enhancement.chair import chair_mentions, chair_scores
@@ -33,8 +34,4 @@ __all__ = [
     "zero_shot_scores",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"vlsae.enhancement.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'vlsae.enhancement' has no attribute {name!r}")
+__getattr__ = lazy.exports(__name__, _HOMES)

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlsae.bounds import check_finite_number
 from vlsae.errors import UserError, unknown
+from vlsae.training.rows import InvalidRows
 
 MIXES = ("convex", "additive", "replace_missing")
 
@@ -38,6 +40,8 @@ def token_shift(
     _check_masks(hidden, image_mask, text_mask)
     if mix not in MIXES:
         raise unknown("mix", mix, MIXES)
+    check_finite_number("alpha", alpha)
+    check_finite_number("beta", beta)
     if alpha == 0:
         return hidden.clone()
     dtype = next(dictionary.parameters()).dtype
@@ -71,16 +75,20 @@ def mix_logits(clean: Tensor, shifted: Tensor, alpha: float, beta: float) -> Ten
     """Return ``(1 - alpha) clean + alpha shifted``, −inf where clean is below ``max clean + ln beta``.
 
     ``(n, vocabulary)`` each; the clean argmax is always kept. The mask comes from the clean pass, before temperature.
+    Raises ``ValueError`` for shapes that differ, ``beta`` outside 0…1, and NaN or inf.
     """
-    return _masked((1 - alpha) * clean + alpha * shifted, clean, shifted, beta)
+    _check_logits(clean, shifted, alpha, beta)
+    # Where the shifted pass has no say, its −inf must not become NaN.
+    return _masked(clean if alpha == 0 else (1 - alpha) * clean + alpha * shifted, clean, beta)
 
 
 def vcd_logits(clean: Tensor, noisy: Tensor, alpha: float, beta: float) -> Tensor:
     """Return ``(1 + alpha) clean - alpha noisy``, masked as in :func:`mix_logits` (VCD, Leng et al. 2024).
 
-    ``(n, vocabulary)`` each.
+    ``(n, vocabulary)`` each. Raises as :func:`mix_logits` does.
     """
-    return _masked((1 + alpha) * clean - alpha * noisy, clean, noisy, beta)
+    _check_logits(clean, noisy, alpha, beta)
+    return _masked(clean if alpha == 0 else (1 + alpha) * clean - alpha * noisy, clean, beta)
 
 
 def vcd_noise_schedule(steps: int = 1000) -> Tensor:
@@ -91,12 +99,20 @@ def vcd_noise_schedule(steps: int = 1000) -> Tensor:
     return (1 - betas).cumprod(0).float()
 
 
-def _masked(mixed: Tensor, clean: Tensor, other: Tensor, beta: float) -> Tensor:
+def _check_logits(clean: Tensor, other: Tensor, alpha: float, beta: float) -> None:
+    """Raise ``ValueError`` for wrong shapes and numbers; −inf is a forbidden token, NaN and inf are no logits."""
     if clean.ndim != 2 or clean.shape != other.shape:
         shapes = f"{tuple(clean.shape)} and {tuple(other.shape)}"
         raise UserError(f"Logits of both passes must have one shape (n, vocabulary); got {shapes}.")
-    if not 0 <= beta <= 1:
-        raise UserError(f"beta must lie in 0…1; got {beta!r}.")
+    check_finite_number("alpha", alpha)
+    check_finite_number("beta", beta, low=0, high=1)
+    for name, logits in (("clean", clean), ("the other pass", other)):
+        bad = (logits.isnan() | logits.isposinf()).any(dim=1)
+        if bad.any():
+            raise InvalidRows("logits that are NaN or inf", name, bad)
+
+
+def _masked(mixed: Tensor, clean: Tensor, beta: float) -> Tensor:
     threshold = clean.max(dim=-1, keepdim=True).values + (math.log(beta) if beta > 0 else -math.inf)
     masked = mixed.masked_fill(clean < threshold, -math.inf)
     # A model may itself forbid every kept token; the clean logits then decide.

@@ -18,12 +18,16 @@ def pope_scores(answers: Sequence[str], labels: Sequence[str], parser: str = "wo
 
     ``labels`` are ``"yes"`` or ``"no"``; yes is positive. ``word``: the first whole word yes or no counts; an answer
     with neither is unparsed, a miss for yes and neither a rejection nor an alarm for no. ``reference``: the published
-    code's substring match. Zero denominators give 0 with a warning.
+    code's substring match. Zero denominators give 0 with a warning. Raises ``ValueError`` for lists
+    of unequal length, other labels, an answer that is no text, or an unknown parser.
     """
     if parser not in PARSERS:
         raise unknown("parser", parser, PARSERS)
     if len(answers) != len(labels):
         raise UserError(f"answers and labels must be of one length; got {len(answers)} and {len(labels)}.")
+    for number, answer in enumerate(answers):
+        if not isinstance(answer, str):
+            raise UserError(f"answers must be texts; answer {number} is {answer!r}.")
     truth = [str(label).strip().lower() for label in labels]
     wrong = [number for number, label in enumerate(truth) if label not in ("yes", "no")]
     if wrong:

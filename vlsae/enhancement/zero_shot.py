@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from vlsae.bounds import check_finite_number
 from vlsae.errors import UserError, unknown
+from vlsae.training.rows import check_finite
 
 ENSEMBLES = ("prototype", "meanact")
 
@@ -19,7 +21,8 @@ def zero_shot_scores(
 
     ``images (n, d)``, ``prompts (classes, templates, d)``. A class's features are the normalised mean of its normalised
     prompts; its codes are those of these features (``prototype``) or the normalised mean of the prompts' normalised
-    codes (``meanact``). ``alpha = 0`` is plain CLIP. Raises ``ValueError`` for wrong shapes or an unknown ensemble.
+    codes (``meanact``). ``alpha = 0`` is plain CLIP. Raises ``ValueError`` for wrong shapes, an
+    unknown ensemble, and what is not finite.
     """
     if ensemble not in ENSEMBLES:
         raise unknown("ensemble", ensemble, ENSEMBLES)
@@ -28,6 +31,9 @@ def zero_shot_scores(
         raise UserError(f"images has shape {tuple(images.shape)}; (n, {width}) was expected.")
     if prompts.ndim != 3 or prompts.shape[2] != width or 0 in prompts.shape:
         raise UserError(f"prompts has shape {tuple(prompts.shape)}; (classes, templates, {width}) was expected.")
+    check_finite_number("alpha", alpha)
+    check_finite(images, "images")
+    check_finite(prompts.flatten(1), "prompts")
     dtype = next(dictionary.parameters()).dtype
     images, prompts = images.to(dtype), prompts.to(dtype)
     classes, templates, _ = prompts.shape

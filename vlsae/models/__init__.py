@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vlsae import lazy
 
 if TYPE_CHECKING:
     from vlsae.models.base import Batch, Model, Rows, Site, TokenSelection
@@ -22,8 +23,4 @@ _HOMES = {
 
 __all__ = ["CLIP", "Batch", "Model", "Rows", "Site", "TokenSelection", "expand_sites"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"vlsae.models.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'vlsae.models' has no attribute {name!r}")
+__getattr__ = lazy.exports(__name__, _HOMES)

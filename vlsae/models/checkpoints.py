@@ -12,6 +12,7 @@ from typing import Any
 
 from vlsae.errors import MissingFile, UserError, nearest, unknown
 from vlsae.models import hub, open_clip_tables
+from vlsae.runs.files import sha256
 
 PREFIXES = ("path", "open_clip", "hub")
 
@@ -141,15 +142,7 @@ def parse(checkpoint: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=256)
 def _digest_of(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _chunked(file)
-
-
-def _chunked(file: Any) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return sha256(path)
 
 
 def file_digest(path: Path) -> str:

@@ -42,7 +42,7 @@ class Tower:
                 yield f"{self.stream}.{layer}.{part}", Site(self.width, f"{block}.{module}")
             yield f"{self.stream}.{layer}", Site(self.width, block)
         encode = "encode_image" if self.stream == "vision" else "encode_text"
-        yield f"{self.stream}.embedding", Site(self.embedding_width, encode, aligned=True)
+        yield f"{self.stream}.embedding", Site(self.embedding_width, encode)
 
 
 def is_native(config: Mapping[str, Any], stream: str) -> bool:

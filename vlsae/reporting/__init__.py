@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vlsae import lazy
 
 if TYPE_CHECKING:
     from vlsae.reporting.report import write_report
 
+_HOMES = {"write_report": "report"}
+
 __all__ = ["write_report"]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "write_report":
-        return importlib.import_module("vlsae.reporting.report").write_report
-    raise AttributeError(f"module 'vlsae.reporting' has no attribute {name!r}")
+__getattr__ = lazy.exports(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vlsae import lazy
 
 if TYPE_CHECKING:
     from vlsae.representations.layout import SiteInfo
@@ -26,8 +27,4 @@ _HOMES = {
 
 __all__ = ["Reader", "SiteInfo", "Store", "StoreWriter", "epoch_order", "pool", "position_norms"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"vlsae.representations.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'vlsae.representations' has no attribute {name!r}")
+__getattr__ = lazy.exports(__name__, _HOMES)

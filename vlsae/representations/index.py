@@ -12,7 +12,7 @@ from typing import Any
 
 from vlsae.errors import MissingFile, UserError
 from vlsae.representations.files import MEND, DamagedStore, text_digest
-from vlsae.representations.layout import DTYPES, INDEX, PAIRS, PROGRESS, SCHEMA, SiteInfo, expected_files
+from vlsae.representations.layout import INDEX, PAIRS, PROGRESS, SCHEMA, SiteInfo, expected_files
 from vlsae.representations.moments import Statistics
 from vlsae.runs.files import dump_json, load_json, write_atomic
 
@@ -118,10 +118,6 @@ class Index:
             if size != facts["bytes"]:
                 found = "no file" if size is None else f"{size} bytes"
                 raise DamagedStore(f"{folder / path}: expected {facts['bytes']} bytes, found {found}.", MEND)
-
-    def bytes_of(self, site: str) -> int:
-        """Return the bytes that one row of a site takes."""
-        return self.sites[site].width * DTYPES[self.sites[site].dtype]
 
 
 def _missing(folder: Path) -> UserError:

@@ -17,6 +17,7 @@ PAIRS = "pairs.arrow"
 #: Records of a store that is still being written; gone when it is finished.
 PROGRESS = "progress"
 
+#: Bytes of a value by dtype.
 DTYPES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 _SITE = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+")

@@ -75,6 +75,7 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
     from vlsae.config import build
     from vlsae.models import expand_sites
     from vlsae.representations.extraction import numbered, prepare
+    from vlsae.representations.layout import DTYPES
 
     model, dataset = build(config["model"]), build(config["dataset"])
     settings = config["extract"]
@@ -87,8 +88,9 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
     start = time.perf_counter()
     found = model.represent(prepare(model, dataset, rows, sites), sites, selection(settings))
     seconds = (time.perf_counter() - start) * samples / len(rows.samples)
-    size = {"bfloat16": 2, "float16": 2, "float32": 4}[settings["dtype"]]
-    stored = sum(found[site].values.numel() for site in sites) * size * samples // len(rows.samples)
+    stored = (
+        sum(found[site].values.numel() for site in sites) * DTYPES[settings["dtype"]] * samples // len(rows.samples)
+    )
     shard = min(settings["shard_samples"], samples)
     return Estimate(samples, stored, stored * shard // samples, seconds)
 

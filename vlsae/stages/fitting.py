@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlsae.progress import progress
+from vlsae.stages.hardware import device_of
 
 if TYPE_CHECKING:
     from vlsae.loggers import Logger
@@ -24,13 +25,14 @@ def fit_in_run(
     prefix: str = "",
     **changes: Any,
 ) -> FitResult:
-    """Fit an objective by the run's ``train`` node; ``second`` gets the metrics too.
+    """Fit an objective on the run's device by its ``train`` node and leave it there; ``second`` gets the metrics too.
 
     ``changes`` replace single settings; ``prefix`` sets apart one training of several in a run.
     """
     from vlsae.training import fit
 
     settings = {**config["train"], **changes}
+    objective.to(device_of(config))
     folder = run.path / "checkpoints" / prefix if prefix else run.path / "checkpoints"
     names = f"{prefix}/" if prefix else ""
 

@@ -35,7 +35,7 @@ class HeldOut:
 
     def mapped(self, encode: Callable[[Tensor, str], Tensor]) -> HeldOut:
         """Return the same rows seen through an encoder of ``(values, stream)``."""
-        return replace(self, values={stream: encode(x, stream) for stream, x in self.values.items()})
+        return replace(self, values={stream: encode(x, stream).cpu() for stream, x in self.values.items()})
 
 
 def rows(store: Store, sites: Mapping[str, str], *, paired: bool, limit: int, seed: int) -> HeldOut:

@@ -105,6 +105,8 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
     settings = config["train"]
     upstream = require("extract", _extraction(config), run)
     store = Store.open(upstream.path / "representations")
+    if config["verify"]:
+        store.verify()
     if config["limit"] is not None:
         store = store.limit(config["limit"])
     sites = sites_by_stream(store, settings["sites"])

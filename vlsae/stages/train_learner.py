@@ -34,7 +34,7 @@ def train_learner(config: Mapping[str, Any], run: Run, second: Logger) -> None:
         for split in ("train", "validation")
     }
     result = fit_in_run(learner, readers, config, run, second)
-    product = learner.product()
+    product = learner.cpu().product()
     product.save_pretrained(run.path / "model")
     metrics = training_metrics(result)
     if readers["validation"].n_rows:

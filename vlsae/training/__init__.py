@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vlsae import lazy
 
 if TYPE_CHECKING:
     from vlsae.training.loop import FitResult, fit
@@ -23,8 +24,4 @@ _HOMES = {
 
 __all__ = ["FitResult", "Loss", "Objective", "build_optimizer", "epoch_factors", "fit", "train_step"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"vlsae.training.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'vlsae.training' has no attribute {name!r}")
+__getattr__ = lazy.exports(__name__, _HOMES)

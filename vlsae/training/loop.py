@@ -27,6 +27,7 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 INITIAL_ROWS = 8192
 
 Log = Callable[[int, float, str, dict[str, float]], None]
+Progress = Callable[[int, str], None]
 
 
 class BatchReader(Protocol):
@@ -71,7 +72,7 @@ def fit(
     seed: int = 0,
     resume: bool = False,
     precision: str = "float32",
-    progress: Callable[[int, str], None] | None = None,
+    progress: Progress | None = None,
     on_resume: Callable[[int], None] | None = None,
 ) -> FitResult:
     """Minimise an objective over ``epochs`` passes of a reader and leave the best weights in it.
@@ -87,39 +88,24 @@ def fit(
     _check_numbers(log_every=log_every, checkpoint_every=checkpoint_every, patience=patience, clip=clip)
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    length = reader.steps_per_epoch
-    if length < 1:
-        raise UserError("There is no row to train on.", "Check the split, the limit and the sites.")
-    if validation is not None and validation.steps_per_epoch < 1:
-        logger.warning("There is no validation row: the last weights count as the best.")
-        validation = None
+    length, validation = _length(reader), _with_rows(validation)
     torch.manual_seed(seed)
     optimizer = build_optimizer(objective, lr)
     checkpoints = Checkpoints(run_directory, objective, optimizer)
-    total = epochs * length
-    state = _begin(checkpoints, objective, reader, resume, total, on_resume)
-    note = ""
-    if progress is not None and state.step:
-        progress(state.step, note)
+    state = _begin(checkpoints, objective, reader, resume, epochs * length, on_resume)
+    told = _Told(log, progress, log_every, state.step)
     objective.train()
-    while state.step < total and not _has_stopped(state, patience):
-        step, epoch = state.step, state.step // length
-        set_learning_rate(optimizer, lr * factors[epoch])
-        loss = _step(objective, reader, optimizer, step, clip, PRECISIONS[precision])
+    while state.step < epochs * length and not _has_stopped(state, patience):
+        rate = lr * factors[state.step // length]
+        set_learning_rate(optimizer, rate)
+        loss = _step(objective, reader, optimizer, state.step, clip, PRECISIONS[precision])
         state.step += 1
         epoch_ends = state.step % length == 0
-        if state.step % log_every == 0 or epoch_ends or step == 0:
-            values = _values(loss)
-            note = f"loss {values['loss']:.4g}"
-            if log is not None:
-                log(state.step, state.step / length, "train", {**values, "lr": lr * factors[epoch]})
-        if progress is not None:
-            progress(1, note)
+        told.of_step(state.step, state.step / length, loss, rate, epoch_ends)
         if epoch_ends and validation is not None:
             means = validate(objective, validation, seed=seed, autocast=PRECISIONS[precision])
-            _judge(state, epoch + 1, means, checkpoints)
-            if log is not None:
-                log(state.step, float(epoch + 1), "validation", means)
+            _judge(state, state.step // length, means, checkpoints)
+            told.of_validation(state.step, float(state.step // length), means)
         if epoch_ends or (checkpoint_every is not None and state.step % checkpoint_every == 0):
             checkpoints.save(state)
     if state.best_epoch is not None:
@@ -157,6 +143,46 @@ def validate(
     finally:
         objective.train(was_training)
     return {name: value / rows for name, value in sums.items()}
+
+
+class _Told:
+    """Tells ``log`` and ``progress`` of a training; a loss is read from its device only where it is logged."""
+
+    def __init__(self, log: Log | None, progress: Progress | None, log_every: int, done: int) -> None:
+        self._log, self._progress, self._log_every = log, progress, log_every
+        self._note = ""
+        if progress is not None and done:
+            progress(done, self._note)
+
+    def of_step(self, step: int, epoch: float, loss: Loss, rate: float, epoch_ends: bool) -> None:
+        """Tell of a step that is done."""
+        if step % self._log_every == 0 or epoch_ends or step == 1:
+            values = _values(loss)
+            self._note = f"loss {values['loss']:.4g}"
+            if self._log is not None:
+                self._log(step, epoch, "train", {**values, "lr": rate})
+        if self._progress is not None:
+            self._progress(1, self._note)
+
+    def of_validation(self, step: int, epoch: float, means: dict[str, float]) -> None:
+        """Tell of an epoch's validation."""
+        if self._log is not None:
+            self._log(step, epoch, "validation", means)
+
+
+def _length(reader: BatchReader) -> int:
+    """Return the steps of an epoch; ``UserError`` where there are none."""
+    if reader.steps_per_epoch < 1:
+        raise UserError("There is no row to train on.", "Check the split, the limit and the sites.")
+    return reader.steps_per_epoch
+
+
+def _with_rows(validation: BatchReader | None) -> BatchReader | None:
+    """Return the reader of validation rows, None where it has none."""
+    if validation is not None and validation.steps_per_epoch < 1:
+        logger.warning("There is no validation row: the last weights count as the best.")
+        return None
+    return validation
 
 
 @contextmanager

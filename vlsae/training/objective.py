@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +40,3 @@ class Objective(nn.Module, ABC):
     def product(self) -> Any:
         """Return what the training made: a dictionary or a model."""
         return self
-
-
-Streams = Mapping[str, Tensor]

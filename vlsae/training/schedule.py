@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 from vlsae.errors import UserError, unknown
 
@@ -20,10 +21,9 @@ def epoch_factors(schedule: str, epochs: int, warmup_epochs: int = 2) -> list[fl
     """
     if schedule not in SCHEDULES:
         raise unknown("schedule", schedule, SCHEDULES)
-    if epochs < 1:
-        raise UserError(f"epochs must be at least 1; got {epochs}.")
-    if warmup_epochs < 0:
-        raise UserError(f"warmup_epochs must be at least 0; got {warmup_epochs}.")
+    for name, value, least in (("epochs", epochs, 1), ("warmup_epochs", warmup_epochs, 0)):
+        if not isinstance(value, Integral) or value < least:
+            raise UserError(f"{name} must be an integer of at least {least}; got {value!r}.")
     peak = max(warmup_epochs - 1, 0)
     period = {
         "fixed": epochs - warmup_epochs + 1,

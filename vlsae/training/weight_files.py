@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vlsae.runs.files import sync_folder
+
 
 class DamagedFile(ValueError):
     """A weight file that cannot be read or whose content is not what its digest says."""
@@ -31,7 +33,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     temporary = Path(name)
     try:
         save_file(whole, temporary, metadata={"vlsae": text})
-        _sync(temporary)
+        sync_folder(temporary)
         # mkstemp makes files private; weights are read by whoever may read their folder.
         mask = os.umask(0)
         os.umask(mask)
@@ -40,7 +42,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    sync_folder(path.parent)
     return own
 
 
@@ -68,14 +70,3 @@ def digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        # Some network file systems refuse to sync a folder; the rename itself stays atomic.
-        pass
-    finally:
-        os.close(handle)

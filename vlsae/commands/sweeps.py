@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlsae.commands.failures import BUG, DONE, INTERRUPTED, MENDABLE, exit_code, message
+from vlsae.commands.failures import BUG, DONE, INTERRUPTED, exit_code, message, worst
 from vlsae.commands.stage import Request, check_parts, command_line, compose_checked, set_up_logging
 from vlsae.errors import UserError
-from vlsae.sweep_record import claim_sweep, finish_sweep, read_sweep, record_job
+from vlsae.sweep_record import RECORD, claim_sweep, finish_sweep, read_sweep, record_job
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,6 +45,7 @@ class Job:
 
 def run_sweep(request: Request, *, dry_run: bool) -> int:
     """Run every job of a sweep and return the worst exit code; errors before the first job are raised."""
+    from vlsae.commands.tables import console, sweep_table
     from vlsae.config import resolved
     from vlsae.runs import runs_root
     from vlsae.stages.launch import stage_module
@@ -78,8 +79,10 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
         raise
     finally:
         record = finish_sweep(folder, interrupted=code == INTERRUPTED)
-    _announce(record, folder)
-    return max((int(one["exit_code"]) for one in record["jobs"]), key=_severity, default=DONE)
+    shown = console()
+    shown.print(sweep_table(record))
+    shown.print(f"sweep {folder / RECORD}", soft_wrap=True)
+    return worst(int(one["exit_code"]) for one in record["jobs"])
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -214,10 +217,6 @@ def _entries(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
             yield from _entries(value, f"{path}[{number}]")
 
 
-def _severity(code: int) -> int:
-    return (DONE, MENDABLE, BUG, INTERRUPTED).index(code) if code in (DONE, MENDABLE, BUG, INTERRUPTED) else 2
-
-
 def _show(request: Request, jobs: Sequence[Sequence[str]]) -> int:
     import typer
 
@@ -231,19 +230,3 @@ def _show(request: Request, jobs: Sequence[Sequence[str]]) -> int:
         else:
             show_plan(config)
     return DONE
-
-
-def _announce(record: Mapping[str, Any], folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title=record["sweep_id"], title_justify="left")
-    table.add_column("job", justify="right")
-    for heading in ("overrides", "status", "run"):
-        table.add_column(heading, overflow="fold")
-    for one in record["jobs"]:
-        outcome = one["run_id"] or (one["error"] or "").split("\n")[0]
-        table.add_row(str(one["job"]), " ".join(one["overrides"]), one["status"], outcome)
-    console.print(table)
-    console.print(f"sweep {folder / 'sweep.json'}", soft_wrap=True)

@@ -1,0 +1,44 @@
+"""The last lines of a command: what came out and where it lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlsae.runs import Run
+
+#: Metrics shown, in this order; a run that has none of them shows all it has.
+FIRST = (
+    "explained_variance/vision",
+    "explained_variance/language",
+    "l0/vision",
+    "dead/vision",
+    "dead/language",
+    "consistency",
+    "consistency/shuffled",
+    "intra_sim",
+    "inter_sim",
+    "recovery/auroc",
+    "recovery_random/auroc",
+    "recovery_units/auroc",
+    "recovery_pca/auroc",
+    "recovery_ceiling/auroc",
+)
+
+
+def announce(run: Run) -> None:
+    """Print the run's main numbers and its folder."""
+    from vlsae.commands.tables import console, metrics_table
+    from vlsae.runs.metrics import read_summary
+
+    shown = console()
+    metrics = (read_summary(run.path) or {"metrics": {}})["metrics"]
+    names = [name for name in FIRST if name in metrics] or list(metrics)
+    title = run.id + (" (partial: --limit)" if run.manifest["identity"].get("limit") else "")
+    shown.print(metrics_table({"metrics": {name: metrics[name] for name in names}}, title))
+    if len(names) < len(metrics):
+        shown.print(f"{len(metrics) - len(names)} more metrics in summary.json")
+    shown.print(f"run    {run.path}", soft_wrap=True)
+    report = run.path / "report.html"
+    if report.exists():
+        shown.print(f"report {report}", soft_wrap=True)
