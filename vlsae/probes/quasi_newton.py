@@ -6,15 +6,20 @@ Shapes: n rows, p coefficients, q problems.
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit
 
 #: Pairs of steps and gradient changes that L-BFGS remembers.
 MEMORY = 10
 
-#: A problem is solved when its preconditioned gradient is below this share of its coefficients.
-TOLERANCE = 1e-10
+#: A problem is solved when its next step is below this share of its coefficients; with exact Hessians, whose steps
+#: shrink by squares down to rounding, the second.
+TOLERANCE, NEWTON_TOLERANCE = 1e-10, 1e-8
 
-#: Steps at most; and shortenings of a step at most.
-STEPS, SHORTENINGS = 1000, 30
+#: Steps at most; the step from which on problems that are left get exact Hessians, if they have so few coefficients.
+STEPS, NEWTON_FROM, NEWTON_WIDTH = 1000, 150, 1024
+
+#: Shortenings of a step at most.
+SHORTENINGS = 30
 
 #: Shares of the slope: of sufficient descent (Armijo); and of a slope flat enough where rounding hides the descent.
 DESCENT, FLAT = 1e-4, 0.5
@@ -38,23 +43,26 @@ def minimize(
     active = np.arange(q)
     state = _State(x, y, weights, penalty)
     history: list[Pair] = []
-    for _ in range(STEPS):
+    for number in range(STEPS):
+        for _, _, inverse in history:
+            inverse[state.stuck > 0] = 0.0
+        if number >= NEWTON_FROM and len(penalty) <= NEWTON_WIDTH:
+            direction, tolerance = -state.newton_step(), NEWTON_TOLERANCE
+        else:
+            direction, tolerance = -two_loop(state.gradient, history, preconditioner), TOLERANCE
         size = np.abs(state.coefficients).max(axis=0)
-        step = np.abs(preconditioner @ state.gradient).max(axis=0)
         # Where not even the preconditioned gradient descends, rounding is all that is left of it.
-        done = (step <= TOLERANCE * np.maximum(size, TOLERANCE)) | (state.stuck > 1)
+        done = (np.abs(direction).max(axis=0) <= tolerance * np.maximum(size, TOLERANCE)) | (state.stuck > 1)
         if done.any():
             solution[:, active[done]] = state.coefficients[:, done]
             converged[active[done]] = True
-            active = active[~done]
+            active, direction = active[~done], direction[:, ~done]
             state.keep(~done)
             history = [(moved[:, ~done], change[:, ~done], inverse[~done]) for moved, change, inverse in history]
         if len(active) == 0:
             break
-        for _, _, inverse in history:
-            inverse[state.stuck > 0] = 0.0
         before, gradient = state.coefficients, state.gradient
-        state.step(-two_loop(gradient, history, preconditioner))
+        state.step(direction)
         moved, change = state.coefficients - before, state.gradient - gradient
         curvature = np.einsum("pq,pq->q", moved, change)
         inverse = np.divide(1.0, curvature, out=np.zeros_like(curvature), where=curvature > 0)
@@ -96,6 +104,18 @@ class _State:
         for name in ("y", "weights", "coefficients", "scores", "residual", "gradient"):
             setattr(self, name, getattr(self, name)[:, kept])
         self.loss, self.stuck = self.loss[kept], self.stuck[kept]
+
+    def newton_step(self) -> np.ndarray:
+        """Return the product of each problem's inverse Hessian and gradient, ``(p, q)``."""
+        share = expit(self.scores)
+        curvature = self.weights * share * (1 - share)
+        steps = np.empty_like(self.gradient)
+        for problem, weights in enumerate(curvature.T):
+            hessian = self.x.T @ (weights[:, None] * self.x) + np.diag(self.penalty[:, 0])
+            # Probabilities of 0 and 1 leave the intercept no curvature; rounding's worth of it keeps the step finite.
+            hessian[-1, -1] += np.finfo(float).eps * weights.size
+            steps[:, problem] = np.linalg.solve(hessian, self.gradient[:, problem])
+        return steps
 
     def step(self, direction: np.ndarray) -> None:
         """Move each problem along its ``direction (p, q)`` by a step that descends, or not at all."""

@@ -68,7 +68,8 @@ def _mean_distances(x: np.ndarray, numbers: np.ndarray, scale: float) -> tuple[n
     sums = np.zeros((len(counts), len(counts)))
     for rows, squared in distance_tiles(x):
         sums += members[rows].T @ (np.sqrt(squared) @ members)
-    sums /= np.sqrt(x.shape[1])
+    # The tiles sum each pair of classes twice, in two orders.
+    sums = (sums + sums.T) / (2 * np.sqrt(x.shape[1]))
     inter = sums / np.outer(counts, counts)
     np.fill_diagonal(inter, np.nan)
     return sums.diagonal() / (counts * (counts - 1)), inter
