@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from vlsae.dictionaries import TopK
-from vlsae.dictionaries.top_k import geometric_median
+from vlsae.dictionaries.centered import geometric_median
 from vlsae.training import build_optimizer, train_step
 
 
