@@ -60,7 +60,7 @@ class Shapes(Dataset):
         hard: bool = False,
         twins: bool = False,
         max_objects: Annotated[int, Range(1, SLOTS)] = SLOTS,
-        detail: Annotated[str, OneOf("full", "short", "mixed")] = "full",
+        detail: Annotated[str, OneOf("full", "short", "lone", "mixed")] = "full",
         single: Annotated[float, Range(0, 1)] = 0.0,
         imbalance: Annotated[float, Range(0, 5)] = 0.0,
         cooccurrence: Annotated[float, Range(0, 1)] = 0.0,

@@ -51,13 +51,14 @@ _LONE = TWIN_FACTORS[:6]
 def captions(scenes: Scenes, detail: str = "full", hard: bool = False) -> list[str]:
     """Return one caption a scene.
 
-    ``detail``: ``full`` names everything; ``short`` each object's colour and shape; ``mixed`` leaves words out in
-    half of the captions, at random but alike in both rows of a pair of twins, and never the word that tells them apart.
-    In the hard world two objects are told by how they stand to each other, not by their places.
+    ``detail``: ``full`` names everything, ``short`` each object's colour and shape, ``lone`` one factor drawn anew;
+    ``mixed`` leaves words out in half of the captions, at random but alike in both rows of a pair of twins, and never
+    the word that tells them apart. In the hard world two objects are told by how they stand to each other, not by
+    their places.
     """
     columns = {name: getattr(scenes, name).tolist() for name in _TOLD}
     rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
-    say: dict[str, Callable[[dict], str]] = {"full": _full, "short": _short, "mixed": _mixed}
+    say: dict[str, Callable[[dict], str]] = {"full": _full, "short": _short, "lone": _lone, "mixed": _mixed}
     return [_relation(row) if hard and row["count"] == 2 else say[detail](row) for row in rows]
 
 
@@ -104,7 +105,7 @@ def _mixed(row: dict) -> str:
     if row["count"] == 2 and bits & 0b110 == 0b110 and factor not in ("place", "count"):
         return _relation(row)
     if bits >> 13 & 1 and factor not in ("count", "binding"):
-        return _lone(row, factor or _LONE[(bits >> 14) % len(_LONE)])
+        return _lone(row, factor)
     told = [bool(bits >> shift & 1) for shift in range(4, 8)]
     size, texture, color, place = (
         kept or factor == name for kept, name in zip(told, ("size", "texture", "color", "place"))
@@ -119,8 +120,9 @@ def _mixed(row: dict) -> str:
     return _join(row, objects, ground, bool(bits >> 12 & 1))
 
 
-def _lone(row: dict, factor: str) -> str:
-    """Return a caption that names one factor alone, in the form of the prompts."""
+def _lone(row: dict, factor: str = "") -> str:
+    """Return a caption that names one factor alone, at random where none is given, in the form of the prompts."""
+    factor = factor or _LONE[(row["wording"] >> 14) % len(_LONE)]
     parts = tuple(factor == name for name in ("size", "texture", "color", "place"))
     family = 0 if factor == "shape" else 4
     return _join(row, [_object(row, k, parts, family) for k in range(row["count"])], factor == "background", False)
