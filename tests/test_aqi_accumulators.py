@@ -136,20 +136,25 @@ def test_state_makes_the_round_trip_through_a_file(tmp_path):
 
 
 def test_memory_does_not_grow_with_rows():
+    layers, cells, width = 9, 14, 512
+
     def peak(n):
-        moments, generator = ClassMoments(28, 256), np.random.default_rng(0)
+        moments = [ClassMoments(cells, width) for _ in range(layers)]
+        generator, labels = np.random.default_rng(0), np.arange(16) % cells
         tracemalloc.start()
         try:
-            for _ in range(n // 32):
-                moments.update(generator.normal(size=(32, 256)), np.arange(32) % 28)
+            for _ in range(n // 16):
+                x = generator.normal(size=(16, width))
+                for layer in moments:
+                    layer.update(x, labels)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
 
-    small, large = peak(640), peak(6400)
+    small, large = peak(320), peak(3200)
     assert large < small * 1.05
-    state = 2 * 28 * 256 * 8
-    assert large < 3 * state + 2 * 32 * 256 * 8
+    # The state itself was there before counting began.
+    assert large < 2 * layers * cells * 2 * width * 8 + 16 * width * 8
 
 
 def test_one_coordinate_that_owns_the_scatter_is_named_and_scaled_away():
