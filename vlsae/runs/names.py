@@ -63,11 +63,3 @@ def version_number(folder: str) -> int | None:
     """Return the number in a version's folder name, None for any other name."""
     match = _VERSION.fullmatch(folder)
     return int(match[1]) if match else None
-
-
-def id_of_path(path: Path) -> RunId | None:
-    """Return the run id that a run directory's place says, None if it lies elsewhere."""
-    version = version_number(path.name)
-    if version is None or len(path.parts) < 4:
-        return None
-    return RunId(path.parent.parent.name, path.parent.name, version)
