@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-_MODULES = ("accumulators", "composites", "effect", "indices", "pooling")
-
-__all__ = ["accumulators", "composites", "effect", "indices", "pooling"]
+__all__ = ["accumulators", "compare", "composites", "effect", "indices", "layers", "learned", "pooling", "tokens"]
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name not in _MODULES:
+    # Imported when first used: learned, pooling and tokens need torch, which the others do not.
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module(f"{__name__}.{name}")

@@ -16,7 +16,7 @@ from vlsae.errors import UserError
 
 
 class CrossfitLayer(NamedTuple):
-    """The mean over folds of δ² held out, each fold's layer and held-out δ² ``(F,)``, and the plain, optimistic best."""
+    """The mean over folds of δ² held out, each fold's layer and δ² ``(F,)``, and the plain, optimistic best."""
 
     delta_squared: float
     chosen: np.ndarray
@@ -27,8 +27,8 @@ class CrossfitLayer(NamedTuple):
 def crossfit_layer(cells: Sequence[ClassMoments], folds: int) -> CrossfitLayer:
     """Return (stratified) δ² of the layer with the largest one on the other folds, held out.
 
-    ``cells``, one a layer, hold the rows of fold f, stratum a and class k (0 safe, 1 unsafe) as class ``(f·A + a)·2 + k``.
-    A fold in which δ² is undefined makes the mean NaN; its layer is -1 where no layer had a value.
+    ``cells``, one a layer, hold the rows of fold f, stratum a and class k (0 safe, 1 unsafe) as class
+    ``(f·A + a)·2 + k``. A fold in which δ² is undefined makes the mean NaN; its layer is -1 where no layer had a value.
     """
     if len(cells) == 0 or folds < 2:
         raise UserError(f"At least one layer and 2 folds are needed; got {len(cells)} layers and {folds} folds.")

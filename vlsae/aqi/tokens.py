@@ -18,8 +18,8 @@ def pool_tokens(
 ) -> Tensor:
     """Return rows ``(b, d)`` of ``hidden (b, s, d)``, summed in float32 at least.
 
-    ``mean`` of the positions where ``mask (b, s)`` is 1, ``last`` of them, the mean of the ``last_k``, or of those where
-    ``completion (b, s)`` is 1 as well, the mean or the last. What lies at other positions, be it NaN, has no influence.
+    ``mean`` of the positions where ``mask (b, s)`` is 1, ``last`` of them, the mean of the ``last_k``, or of those
+    where ``completion (b, s)`` is 1 as well, the mean or the last. What lies elsewhere, be it NaN, has no influence.
     Raises ``ValueError`` for shapes that do not fit, and AQI-D11 for a prompt of which nothing is kept.
     """
     if pool not in POOLS:
