@@ -12,6 +12,7 @@ from tiny_clip import write_clip
 
 from vlsae import plugins
 from vlsae.config import build, compose, resolved, target_class
+from vlsae.datasets import Shapes
 from vlsae.groups import choices, groups
 from vlsae.signatures import check_settings, settings_of
 from vlsae.testing import ContractError, check
@@ -42,12 +43,20 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         writer.writeheader()
         writer.writerows(rows)
     clip = str(write_clip(tmp_path_factory.mktemp("clip")))
-    return {"captions": {"path": str(folder)}, "clip": {"checkpoint": f"path:{clip}"}, "align": {"architecture": clip}}
+    return {
+        "captions": {"path": str(folder)},
+        "clip": {"checkpoint": f"path:{clip}"},
+        "align": {"architecture": clip},
+        "mixture": {
+            "parts": "[{_target_: vlsae.datasets.Shapes, n: 8}, {_target_: vlsae.datasets.Shapes, seed: 1, n: 4}]"
+        },
+    }
 
 
 def node_of(group: str, name: str, extra: dict[str, str] | None = None) -> dict:
     """Return the composed node of a configuration."""
-    words = [f"{group}.{key}='{value}'" for key, value in (extra or {}).items()]
+    given = (extra or {}).items()
+    words = [f"{group}.{key}={value}" if value.startswith("[") else f"{group}.{key}='{value}'" for key, value in given]
     return resolved(compose(STAGE_OF[group], [f"{group}={name}", *words]))[group]
 
 
@@ -70,6 +79,8 @@ def test_contract(group, name, needed):
     settings = dict(needed.get(name, {}))
     if name == "shapes":
         settings["n"] = 12
+    if name == "mixture":
+        settings["parts"] = [Shapes(n=8), Shapes(n=4, seed=1)]
     check(target_class(node_of(group, name, needed.get(name))), **settings)
 
 
