@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from vlsae.errors import UserError, nearest
 
-_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+_WORDS = {bool: "true or false", int: "an integer", float: "a finite number", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,21 @@ class Range:
         """Tell whether a value lies within the bounds."""
         above = self.low is None or value >= self.low
         return above and (self.high is None or value <= self.high)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """A text of the form of a regular expression, which ``words`` tell a user."""
+
+    pattern: str
+    words: str
+
+    def __str__(self) -> str:
+        return self.words
+
+    def holds(self, value: Any) -> bool:
+        """Tell whether a value has the form."""
+        return re.fullmatch(self.pattern, value) is not None
 
 
 class OneOf:
@@ -110,7 +126,9 @@ def _misfit_plain(value: Any, annotation: Any) -> str | None:
     if annotation is int:
         return None if isinstance(value, int) and not isinstance(value, bool) else _WORDS[int]
     if annotation is float:
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+        # Strict JSON, which every setting is written to, has no infinity either.
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        good = number and (isinstance(value, int) or math.isfinite(value))
         return None if good else _WORDS[float]
     if annotation in (list, dict, tuple):
         return _misfit_collection(value, annotation, ())
@@ -144,7 +162,7 @@ def _broken_rule(value: Any, base: Any, rules: list[Any]) -> str | None:
     if value is None:
         return None
     for rule in rules:
-        if isinstance(rule, (Range, OneOf)) and not rule.holds(value):
+        if isinstance(rule, (Range, OneOf, Matches)) and not rule.holds(value):
             word = _WORDS.get(next((one for one in get_args(base) if one is not type(None)), base))
             return f"{word} {rule}" if isinstance(rule, Range) and word else str(rule)
     return None

@@ -207,6 +207,9 @@ def _unknown_key(key: str, keys: Sequence[str], known: Mapping[str, Sequence[str
 
 
 def _first_line(error: BaseException) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:  # YAML's own errors say the place in their last lines
+        return f"{mark.name}, line {mark.line + 1}: {getattr(error, 'problem', None) or 'no YAML'}."
     if isinstance(error, OmegaConfBaseException) or str(error):
         return str(error).strip().splitlines()[0]
     return type(error).__name__

@@ -149,7 +149,7 @@ def _explained(plugin: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and (plugin == missing or plugin.startswith(f"{missing}.")):
             raise

@@ -8,34 +8,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from vlsae.bounds import OneOf, Range, conform
+from vlsae.bounds import Matches, OneOf, Range, conform
+from vlsae.errors import UserError
 
 Count = Annotated[int, Range(1, None)]
 Whole = Annotated[int, Range(0, None)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
 Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[float, Range(1e-12, None)]
-Sites = str | int | list[str | int]
+Word = Annotated[str, Matches(r"(?s).*\S.*", "a text that is not empty")]
+Sites = Word | int | list[Word | int]
 
 SETTINGS: dict[str, Any] = {
     "stage": str,
     "name": str | None,
-    "seed": Whole,
+    "seed": Seed,
     "limit": Count | None,
-    "run": str | None,
+    "run": Word | None,
     "runs_dir": str,
     "upstream": Annotated[str, OneOf("auto", "require")],
     "force": bool,
     "verify": bool,
     "assume_yes": bool,
-    "split.seed": Whole,
+    "split.seed": Seed,
     "split.validation": Share,
     "split.test": Share,
-    "hardware.device": str,
+    "hardware.device": Annotated[str, Matches(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto | cpu | mps | cuda | cuda:N")],
     "hardware.dtype": Annotated[str, OneOf("float32", "bfloat16", "float16")],
     "hardware.workers": Whole,
     "hardware.threads": Count | None,
     "hardware.ranks": Count | None,
-    "launcher.jobs": Annotated[int, Range(-1, None)],
+    "launcher.jobs": Annotated[int, OneOf(-1)] | Count,
     "extract.sites": Sites,
     "extract.tokens.pooling": Annotated[str, OneOf("default", "cls", "mean", "eot", "tokens")],
     "extract.tokens.include": Annotated[str, OneOf("content", "all")],
@@ -64,9 +67,12 @@ SETTINGS: dict[str, Any] = {
     "train.auxiliary_autoencoder.epochs": Count,
     "train.auxiliary_autoencoder.batch_size": Count,
     "train.evaluate.rows": Count,
-    "train.evaluate.bootstrap": Whole,
+    "train.evaluate.bootstrap": Annotated[int, Range(2, None)],
     "train.evaluate.concepts": Whole,
 }
+
+#: Settings that only some launchers and hardware have.
+OPTIONAL = ("launcher.jobs", "hardware.ranks")
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -75,6 +81,19 @@ def check(config: Mapping[str, Any]) -> None:
         found, value = lookup(config, path)
         if found:
             conform(path, value, annotation)
+
+
+def check_whole(config: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` where an override or a file took away a setting or a part that the stage needs."""
+    trains = config.get("stage") != "extract"
+    for path in SETTINGS:
+        needed = path not in OPTIONAL and (trains or not path.startswith("train."))
+        if needed and not lookup(config, path)[0]:
+            raise UserError(f"The configuration lacks {path}.", "Leave out the override or the file that removes it.")
+    for part in ("model", "dataset", *(["objective"] if trains else [])):
+        node = config.get(part)
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise UserError(f"The configuration's {part} names no class.", "Choose one, or give its YAML a _target_.")
 
 
 def lookup(config: Mapping[str, Any], path: str) -> tuple[bool, Any]:

@@ -19,9 +19,18 @@ _OF_THE_SYSTEM = {
     errno.ENOSPC: "Free some space, or set VLSAE_RUNS or runs_dir to a folder on another disk.",
     errno.EDQUOT: "Free some space, or set VLSAE_RUNS or runs_dir to a folder on another disk.",
     errno.EACCES: "Change the permissions, or name another place.",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f), or name a disk that takes larger ones.",
+    errno.EIO: "The disk or its connection failed; look at the system's log, or name a place on another disk.",
+    errno.EMFILE: "Raise the number of files that a process may open (ulimit -n).",
+    errno.EISDIR: "Name a file.",
+    errno.ENOTDIR: "Name a folder, or a path through folders alone.",
+    errno.ELOOP: "A link leads back to itself; mend it or name another place.",
+    errno.ENAMETOOLONG: "Use a shorter name.",
     errno.EROFS: "Name a place that may be written to.",
     errno.ENOENT: "Check the path.",
 }
+
+_NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed", "not enough memory")
 
 
 def explain(error: BaseException, words: Sequence[str] = ()) -> int:
@@ -77,7 +86,7 @@ def _lines(error: BaseException, words: Sequence[str]) -> list[str]:
         return _usage(error, words)
     if _is_memory(error):
         first = (str(error).splitlines() or ["Out of memory."])[0]
-        return [first, "Use a smaller extract.batch_size or train.batch_size, or hardware=cpu."]
+        return [first, "Use a smaller extract.batch_size, train.batch_size or objective, or hardware=cpu."]
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
         place = f": {error.filename}" if error.filename else "."
         return [f"{error.strerror}{place}", _OF_THE_SYSTEM[error.errno]]
@@ -110,7 +119,9 @@ def _is_usage(error: BaseException) -> bool:
 
 
 def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    # Torch tells of too little memory on the CPU in words alone.
+    of_torch = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return of_torch or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _write(*lines: str) -> None:

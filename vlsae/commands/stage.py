@@ -74,8 +74,10 @@ def compose_checked(stage: str, overrides: Sequence[str], config_dir: Path | Non
 def check_parts(config: Any) -> None:
     """Check each node's values against its class, and that the hardware is one this version works on."""
     from vlsae.config import check_values, resolved
+    from vlsae.settings import check_whole
 
     content = resolved(config)
+    check_whole(content)
     check_values(content)
     ranks = content.get("hardware", {}).get("ranks", 1)
     if ranks != 1:

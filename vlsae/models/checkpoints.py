@@ -115,6 +115,8 @@ def parse(checkpoint: str) -> tuple[str, str]:
     """
     if checkpoint == "bundled":
         return "bundled", ""
+    if not checkpoint.strip():
+        raise _meaningless(checkpoint)
     prefix, colon, rest = checkpoint.partition(":")
     if colon and prefix in PREFIXES:
         if not rest:
@@ -223,7 +225,7 @@ def _weights(folder: Path) -> Path:
     for name in WEIGHT_NAMES:
         if (folder / name).is_file():
             return folder / name
-    others = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES[:3])
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES[:3] and path.is_file())
     if len(others) == 1:
         return folder / others[0]
     if others:

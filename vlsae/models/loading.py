@@ -56,7 +56,23 @@ def build_skeleton(files: Checkpoint) -> nn.Module:
 
 
 def build_tokenizer(files: Checkpoint) -> Any:
-    """Return the model's tokenizer: texts → ``(c, length)`` ids."""
+    """Return the model's tokenizer: texts → ``(c, length)`` ids.
+
+    Raises:
+        UserError: its files are damaged or missing, or the repository that it lies in cannot be reached.
+    """
+    try:
+        return _tokenizer(files)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        where = files.folder or files.architecture
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"The tokenizer of {where} cannot be read: {reason[:200]}",
+            "Put its files (tokenizer.json, tokenizer_config.json) whole beside the weights.",
+        ) from error
+
+
+def _tokenizer(files: Checkpoint) -> Any:
     import open_clip
     from open_clip.tokenizer import HFTokenizer
 

@@ -105,7 +105,7 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-MEND = "Extract the representations anew, or copy the store again from where it came."
+MEND = "Extract the representations anew (train --force does), or copy the store again from where it came."
 
 
 def _tensor(view: mmap.mmap, start: int, entry: Mapping[str, Any]) -> Tensor:

@@ -12,13 +12,20 @@ if TYPE_CHECKING:
 
 
 def device_of(config: Mapping[str, Any]) -> str:
-    """Return the device that the hardware node means."""
+    """Return the device that the hardware node means; ``UserError`` for one that is not there."""
     import torch
 
     device = config["hardware"]["device"]
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"hardware.device={device}, and no CUDA device is visible here.", "Use hardware=cpu.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"hardware.device={device} cannot be used here: {reason}", "Use hardware=cpu.") from error
+    return device
 
 
 def use_hardware(config: Mapping[str, Any], run: Run) -> str:
@@ -26,8 +33,6 @@ def use_hardware(config: Mapping[str, Any], run: Run) -> str:
     import torch
 
     device, threads = device_of(config), config["hardware"]["threads"]
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"hardware.device={device}, and no CUDA device is visible here.", "Use hardware=cpu.")
     if threads:
         torch.set_num_threads(threads)
     run.set_device(device, torch.get_num_threads())

@@ -31,6 +31,7 @@ def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the upstream stages with their configurations: the extraction of the sites trained on."""
     if config.get("run") or source(config) == "samples":
         return []
+    _check_split(config)
     return [("extract", _extraction(config))]
 
 
@@ -111,6 +112,7 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
         store = store.limit(config["limit"])
     sites = sites_by_stream(store, settings["sites"])
     readers = _readers(store, sites, config)
+    _require_held_out(readers)
     auxiliary = None
     if _needs_auxiliary(store, sites, settings):
         auxiliary = _fit_auxiliary(store, sites, config, run, second)
@@ -154,6 +156,29 @@ def sites_by_stream(store: Any, wanted: str | list[str]) -> dict[str, str]:
             if chosen.setdefault(stream, site) != site:
                 raise UserError(f"train.sites={wanted} names two sites of {stream}.", "Name one site a stream.")
     return chosen
+
+
+def _check_split(config: Mapping[str, Any]) -> None:
+    """Refuse shares that leave nothing to train on, or nothing to score the dictionary on, before rows are made."""
+    from vlsae.config import build
+
+    validation, test = config["split"]["validation"], config["split"]["test"]
+    # A dataset with a split of its own does not go by the shares.
+    if (validation == 0 or validation + test >= 1) and "split" not in build(config["dataset"]).table.column_names:
+        raise UserError(
+            f"split.validation={validation} and split.test={test}: a dictionary needs rows to train on and held-out "
+            "rows to be scored on.",
+            "Use a split.validation above 0 that leaves a share for training, such as 0.2.",
+        )
+
+
+def _require_held_out(readers: Mapping[str, Any]) -> None:
+    """Refuse to begin where the training's end would find no rows to score the dictionary on."""
+    if readers["validation"].n_rows == 0:
+        raise UserError(
+            f"The split holds no row out to score the dictionary on; {readers['train'].n_rows} are for training.",
+            "Use more samples (limit, dataset) or a larger split.validation.",
+        )
 
 
 def _extraction(config: Mapping[str, Any]) -> dict[str, Any]:
