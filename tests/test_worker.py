@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 from run_factory import new_run, python, wait_for, write_stage
@@ -15,7 +16,7 @@ from vlsae.errors import UserError
 from vlsae.runs import open_run, read_manifest
 from vlsae.runs.manifest import effective_status
 from vlsae.stages import STAGES
-from vlsae.worker import main, run_stage
+from vlsae.worker import _log_file, main, run_stage
 
 MAIN = "from vlsae.worker import main; sys.exit(main(sys.argv[1:]))"
 
@@ -31,6 +32,12 @@ def stage(tmp_path, monkeypatch):
 
 def config(mode: str) -> str:
     return f"steps: 5\nmode: {mode}\n"
+
+
+def test_a_log_that_cannot_be_written_hides_nothing(capsys):
+    with _log_file(Path("/dev/full")) as log:
+        log.handle(logging.LogRecord("vlsae", logging.ERROR, __file__, 0, "the reason", None, None))
+    assert "Traceback" not in capsys.readouterr().err
 
 
 class TestRunStage:
