@@ -1,10 +1,11 @@
 """Train the bundled CLIP again by the project's own commands, stage after stage, and put it where it ships.
 
-    python scripts/make_bundled.py [--steps-scale 1.0] [--target vlsae/bundled/clip-v1] [--keep]
+    python scripts/make_bundled.py [--steps-scale 1.0] [--target vlsae/bundled/clip-v1] [--seed 0]
 
-A contrastive loss that can tell scenes apart by colour and place never learns shapes. So the stages go from single
-large objects, whose captions name colour and shape alone, over single objects of all kinds to pairs of scenes that
-differ in exactly one factor. Each stage starts from the weights of the one before.
+A contrastive loss that can tell scenes apart by colour never learns the rest, and at a low temperature what is not yet
+learned is noise that the towers learn to suppress. So the temperature starts high, each factor has a stage in which
+little else tells the scenes apart, and only the last stage is the plain task, with pairs that differ in one factor.
+Each stage starts from the weights of the one before. A stage is a mixture of scenes; its shares are rows a batch.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -37,7 +39,6 @@ CONFIG = {
             "width": 128,
             "layers": 12,
             "head_width": 32,
-            "pos_embed_type": "sin_cos_2d",
         },
         "text_cfg": {
             "context_length": CONTEXT,
@@ -52,16 +53,40 @@ CONFIG = {
     "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"},
 }
 
-#: Settings of the stages before the last; each is one pass over its scenes at a constant rate.
-ONE_PASS = ["train.epochs=1", "train.schedule=fixed", "dataset.max_objects=1", "dataset.single=0"]
-
-#: Scenes and settings of each stage; the last is configs/experiment/bundled_clip.yaml.
-STAGES = {
-    "simple": (16_000, [*ONE_PASS, "dataset.simple=true", "dataset.twins=false", "dataset.detail=short"]),
-    "single": (32_000, [*ONE_PASS, "dataset.twins=false", "dataset.detail=short"]),
-    "single-twins": (64_000, ONE_PASS),
-    "twins": (128_000, []),
+#: The scenes that stages mix.
+PARTS = {
+    "full": "",
+    "lone": "max_objects: 1, detail: lone",
+    "place": "max_objects: 1, detail: place",
+    "short": "max_objects: 1, detail: short",
+    "simple": "max_objects: 1, detail: short, simple: true",
+    "size": "max_objects: 1, detail: size",
+    "texture": "max_objects: 1, detail: texture",
+    "twins": "twins: true, single: 0.4, detail: mixed",
 }
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run: its steps, learning rate, the temperature's lower bound, and rows a batch of each part."""
+
+    name: str
+    steps: int
+    lr: float
+    temperature_min: float
+    rows: dict[str, int]
+    epochs: int = 1  # with several, the rate falls by half a cosine from pass to pass
+
+
+STAGES = (
+    Stage("words", 300, 5e-4, 0.02, {"simple": 24, "lone": 40}),
+    Stage("scenes", 450, 8e-4, 0.02, {"full": 48, "simple": 32, "lone": 16}),
+    Stage("place", 550, 1e-3, 0.08, {"place": 64, "full": 24}),
+    Stage("texture", 300, 1e-3, 0.08, {"texture": 40, "place": 12, "size": 12, "full": 24}),
+    Stage("simple-shapes", 350, 1e-3, 0.07, {"simple": 52, "texture": 16, "place": 8, "size": 8, "full": 24}),
+    Stage("shapes", 850, 1e-3, 0.06, {"short": 62, "texture": 6, "place": 6, "size": 6, "full": 22}),
+    Stage("twins", 3000, 1e-3, 0.05, {"twins": 48, "full": 24, "short": 20, "lone": 20}, epochs=10),
+)
 
 
 def main() -> None:
@@ -74,9 +99,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         architecture = write_architecture(Path(folder))
         initial = None
-        for number, (name, (scenes, settings)) in enumerate(STAGES.items()):
-            scenes = max(2 * round(scenes * options.steps_scale / 2), 200)
-            initial = train(name, architecture, initial, scenes, settings, options.seed + number)
+        for number, stage in enumerate(STAGES):
+            initial = train(stage, architecture, initial, options.steps_scale, options.seed + 100 * number)
     install(initial, options.target)
     logger.info("The bundled CLIP lies in %s; scripts/evaluate_bundled.py scores it.", options.target)
 
@@ -88,21 +112,33 @@ def write_architecture(folder: Path) -> Path:
     return folder
 
 
-def train(name: str, architecture: Path, initial: Path | None, scenes: int, settings: list[str], seed: int) -> Path:
+def train(stage: Stage, architecture: Path, initial: Path | None, scale: float, seed: int) -> Path:
     """Run one stage by the command line and return the folder of the weights that came out."""
-    run_name = f"bundled_clip-{name}"
+    name = f"bundled_clip-{stage.name}"
+    start = [f"objective.initial={initial}"] if initial is not None else ["objective.temperature=0.5"]
     overrides = [
         "experiment=bundled_clip",
-        f"name={run_name}",
-        f"dataset.n={scenes}",
-        f"dataset.seed={seed}",
+        f"name={name}",
+        f"dataset.parts=[{', '.join(parts_of(stage, scale, seed))}]",
         f"objective.architecture={architecture}",
-        f"objective.initial={initial or 'null'}",
-        *settings,
-        *(["objective.temperature=0.07"] if initial is None else []),
+        f"objective.temperature_min={stage.temperature_min}",
+        *start,
+        f"train.batch_size={sum(stage.rows.values())}",
+        f"train.lr={stage.lr}",
+        f"train.epochs={stage.epochs}",
     ]
-    subprocess.run([sys.executable, "-m", "vlsae.cli", "train", *overrides], check=True)
-    return resolve(f"train/{run_name}/latest", runs_root()) / "model"
+    subprocess.run([sys.executable, "-m", "vlsae", "train", *overrides], check=True)
+    return resolve(f"train/{name}/latest", runs_root()) / "model"
+
+
+def parts_of(stage: Stage, scale: float, seed: int) -> list[str]:
+    """Return the stage's datasets as Hydra writes nodes, long enough for its steps."""
+    nodes = []
+    for number, (part, rows) in enumerate(stage.rows.items()):
+        scenes = 2 * max(round(rows * stage.steps * scale / stage.epochs / 2), 20)
+        extra = f", {PARTS[part]}" if PARTS[part] else ""
+        nodes.append(f"{{_target_: vlsae.datasets.Shapes, n: {scenes}, seed: {seed + number}{extra}}}")
+    return nodes
 
 
 def install(model: Path, target: Path) -> None:

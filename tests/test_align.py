@@ -200,6 +200,8 @@ def test_what_is_saved_is_a_model_of_open_clip(architecture: Path, tmp_path: Pat
     assert model.module.logit_scale.exp().item() == pytest.approx(5.0, rel=1e-5)
     again = Align(architecture=str(tmp_path / "clip"), initial=str(tmp_path / "clip"))
     assert again.temperature().item() == pytest.approx(0.2, rel=1e-5)
+    bounded = Align(architecture=str(tmp_path / "clip"), initial=str(tmp_path / "clip"), temperature_min=0.5)
+    assert bounded.temperature().item() == pytest.approx(0.5, rel=1e-5)
     for name, value in learner.towers.state_dict().items():
         torch.testing.assert_close(again.towers.state_dict()[name], value)
     with pytest.raises(UserError, match="do not fit"):

@@ -86,6 +86,8 @@ def test_captions_use_the_vocabulary_alone() -> None:
         for text in Shapes(n=400, **settings).captions:
             assert set(text.split()) <= set(WORDS), text
     for factor in (*OBJECT_FACTORS, "background"):
+        # A single object's caption of one factor is the prompt of its value.
+        assert set(Shapes(n=300, max_objects=1, detail=factor).captions) == set(prompts(factor))
         assert all(set(prompt.split()) <= set(WORDS) for prompt in prompts(factor))
 
 

@@ -6,6 +6,7 @@ A full caption names every factor that language carries, so it is sufficient; tw
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from vlsae.datasets.shapes_world import (
     BACKGROUNDS,
     COLOR_FAMILIES,
     COLORS,
+    LONE,
     PLACES,
     SHAPE_FAMILIES,
     SHAPES,
@@ -44,21 +46,19 @@ _FAMILY = {
 #: What a caption is made from.
 _TOLD = ("count", "shape", "color", "size", "texture", "place", "background", "style", "wording", "twin")
 
-#: The factors that a caption may name alone.
-_LONE = TWIN_FACTORS[:6]
-
 
 def captions(scenes: Scenes, detail: str = "full", hard: bool = False) -> list[str]:
     """Return one caption a scene.
 
-    ``detail``: ``full`` names everything, ``short`` each object's colour and shape, ``lone`` one factor drawn anew;
-    ``mixed`` leaves words out in half of the captions, at random but alike in both rows of a pair of twins, and never
-    the word that tells them apart. In the hard world two objects are told by how they stand to each other, not by
-    their places.
+    ``detail``: ``full`` names everything, ``short`` each object's colour and shape, ``lone`` one factor drawn anew, and
+    a factor's own name (:data:`LONE`) that factor alone; ``mixed`` leaves words out in half of the captions, at random
+    but alike in both rows of a pair of twins, and never the word that tells them apart. In the hard world two objects
+    are told by how they stand to each other, not by their places.
     """
     columns = {name: getattr(scenes, name).tolist() for name in _TOLD}
     rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
     say: dict[str, Callable[[dict], str]] = {"full": _full, "short": _short, "lone": _lone, "mixed": _mixed}
+    say |= {factor: partial(_lone, factor=factor) for factor in LONE}
     return [_relation(row) if hard and row["count"] == 2 else say[detail](row) for row in rows]
 
 
@@ -122,7 +122,7 @@ def _mixed(row: dict) -> str:
 
 def _lone(row: dict, factor: str = "") -> str:
     """Return a caption that names one factor alone, at random where none is given, in the form of the prompts."""
-    factor = factor or _LONE[(row["wording"] >> 14) % len(_LONE)]
+    factor = factor or LONE[(row["wording"] >> 14) % len(LONE)]
     parts = tuple(factor == name for name in ("size", "texture", "color", "place"))
     family = 0 if factor == "shape" else 4
     return _join(row, [_object(row, k, parts, family) for k in range(row["count"])], factor == "background", False)

@@ -32,6 +32,9 @@ SHAPE_FAMILIES = {"round": ("circle", "ring"), "polygon": ("square", "diamond", 
 #: The factors in which the two rows of a pair of twins differ, in turn.
 TWIN_FACTORS = ("shape", "color", "size", "texture", "place", "background", "count", "binding")
 
+#: The factors that a caption may name alone.
+LONE = TWIN_FACTORS[:6]
+
 #: Which values each factor of an object takes.
 OBJECT_VALUES = {"shape": SHAPES, "color": COLORS, "size": SIZES, "texture": TEXTURES, "place": PLACES}
 

@@ -25,10 +25,10 @@ class Align(Objective):
     """A CLIP of open_clip under ALIGN's loss: smoothed softmax in both directions with a learned temperature.
 
     ``architecture`` is a folder in open_clip's format, ``bundled``, or a name that open_clip knows; the named sizes
-    change it. Weights start from scratch and the temperature at 1, or both as in the folder ``initial``. The
-    temperature has a learning rate of its own (``temperature_lr_scale``) and no decay. ``mask_duplicates`` takes equal
-    captions of a batch out of each other's negatives. ``optimizer_name`` is ``adamw``, or ``lamb`` for batches of many
-    thousands as in the paper.
+    change it. Weights start from scratch and the temperature at 1, or both as in the folder ``initial`` (T within its
+    bounds). The temperature has a learning rate of its own (``temperature_lr_scale``) and no decay.
+    ``mask_duplicates`` takes equal captions of a batch out of each other's negatives. ``optimizer_name`` is ``adamw``,
+    or ``lamb`` for batches of many thousands as in the paper.
     """
 
     source = "samples"
@@ -73,7 +73,8 @@ class Align(Objective):
         # The loss reads its own temperature; the towers' scale is written when they are saved.
         self.towers.logit_scale.requires_grad_(False)
         if temperature is None:
-            temperature = 1.0 if initial is None else math.exp(-float(self.towers.logit_scale))
+            held = 1.0 if initial is None else math.exp(-float(self.towers.logit_scale))
+            temperature = min(max(held, temperature_min), temperature_max)
         self.temperature = Temperature(temperature, parametrisation, temperature_min, temperature_max)
         self.temperature_lr_scale = temperature_lr_scale
         self.label_smoothing, self.reduce, self.mask_duplicates = label_smoothing, reduce, mask_duplicates
