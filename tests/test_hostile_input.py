@@ -7,6 +7,7 @@ import os
 
 import pytest
 from PIL import Image
+from run_factory import new_run
 from tiny_clip import write_clip
 
 from vlsae.bounds import Matches, misfit
@@ -15,6 +16,7 @@ from vlsae.commands.failures import exit_code
 from vlsae.errors import MissingFile, UserError
 from vlsae.models import checkpoints
 from vlsae.models.loading import build_tokenizer
+from vlsae.runs import open_run
 
 
 def told(capsys, *words: str) -> str:
@@ -144,3 +146,14 @@ def test_a_rule_of_form():
     assert str(rule) == "a and a digit"
     assert misfit(float("inf"), float) == "a finite number"
     assert misfit(10**400, float) is None
+
+
+def test_a_page_written_again_leaves_the_record_of_a_done_run_whole(runs_dir, capsys):
+    run = new_run(runs_dir)
+    (run.path / "kept.txt").write_text("as it was")
+    run.finish()
+    (run.path / "kept.txt").write_text("not as it was")
+    assert main(["report", run.id]) == 0
+    opened = open_run(run.id)
+    assert "report.html" in {entry["path"] for entry in opened.manifest["files"]}
+    assert opened.changed_files() == ["kept.txt"]

@@ -11,9 +11,17 @@ def write_reports(references: Sequence[str]) -> int:
 
     from vlsae.reporting import write_report
     from vlsae.runs import resolve, runs_root
+    from vlsae.runs.inventory import relist
 
     root = runs_root()
     for path in [resolve(reference, root) for reference in references]:
-        write_report(path)
-        typer.echo(str(path / "report.html"))
+        page = write_report(path)
+        relist(path, _is_written)
+        typer.echo(str(page))
     return 0
+
+
+def _is_written(name: str) -> bool:
+    from vlsae.reporting.report import FIGURES, REPORT
+
+    return name == REPORT or name.startswith(f"{FIGURES}/")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlsae.runs.files import sha256
 from vlsae.runs.locks import RUN_LOCK
-from vlsae.runs.manifest import MANIFEST
+from vlsae.runs.manifest import DONE, MANIFEST, read_manifest, write_manifest
 
 
 class KnownDigest(NamedTuple):
@@ -28,8 +28,25 @@ def know(path: Path, digest: str) -> KnownDigest:
 
 def inventory(path: Path, known: Mapping[str, KnownDigest]) -> list[dict[str, Any]]:
     """Return ``{path, bytes, sha256}`` of every file but the manifest and the lock, sorted; ``known`` saves hashing."""
+    return _entries(path, files_of(path), known)
+
+
+def relist(path: Path, wanted: Callable[[str], bool]) -> None:
+    """Record anew, in the manifest of a run that is done, those files that were written again after its end.
+
+    ``wanted`` takes a relative path; all other entries stay as they are, so that damage to them stays visible.
+    """
+    manifest = read_manifest(path)
+    if manifest["status"] != DONE:
+        return
+    kept = [entry for entry in manifest["files"] if not wanted(entry["path"])]
+    written = _entries(path, filter(wanted, files_of(path)), {})
+    write_manifest(path, {**manifest, "files": sorted(kept + written, key=lambda entry: str(entry["path"]))})
+
+
+def _entries(path: Path, names: Iterable[str], known: Mapping[str, KnownDigest]) -> list[dict[str, Any]]:
     entries = []
-    for relative in files_of(path):
+    for relative in names:
         file = path / relative
         state = file.stat()
         remembered = known.get(relative)
