@@ -16,7 +16,7 @@ from vlsae.errors import UserError
 from vlsae.runs import open_run, read_manifest
 from vlsae.runs.manifest import effective_status
 from vlsae.stages import STAGES
-from vlsae.worker import _log_file, main, run_stage
+from vlsae.worker import _log_file, _undisturbed, main, run_stage
 
 MAIN = "from vlsae.worker import main; sys.exit(main(sys.argv[1:]))"
 
@@ -38,6 +38,14 @@ def test_a_log_that_cannot_be_written_hides_nothing(capsys):
     with _log_file(Path("/dev/full")) as log:
         log.handle(logging.LogRecord("vlsae", logging.ERROR, __file__, 0, "the reason", None, None))
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_second_signal_does_not_cut_off_the_record_of_the_first():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with _undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 class TestRunStage:

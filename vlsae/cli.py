@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that help answers at once: torch, Hydra and t
 """
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from typer.core import TyperGroup
 
 from vlsae import __version__
 from vlsae.commands.help import StageCommand
+
+INTERRUPTED = 130
 
 SUMMARIES = {
     "extract": "Run a model over a dataset and store its representations.",
@@ -164,7 +167,14 @@ def report(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 a bug, 2 the user can mend it, 130 interrupted."""
-    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    code = _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
+    if arguments is None and code == INTERRUPTED:
+        # The process is about to leave; another Ctrl-C would only show a traceback of its cleaning up.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
+
+
+def _run(words: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(args=words, prog_name="vlsae", standalone_mode=False)
     except BaseException as error:

@@ -66,10 +66,11 @@ def _work(run: Run, log: logging.Handler) -> None:
 
 
 def _end(run: Run, error: BaseException) -> None:
-    if isinstance(error, KeyboardInterrupt):
-        run.interrupt()
-    else:
-        run.fail(error)
+    with _undisturbed():
+        if isinstance(error, KeyboardInterrupt):
+            run.interrupt()
+        else:
+            run.fail(error)
 
 
 class _RunLog(logging.FileHandler):
@@ -119,6 +120,21 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep a second Ctrl-C from cutting off the record of how the run ended, which takes a moment."""
+    try:
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
