@@ -195,7 +195,7 @@ def test_a_killed_training_goes_on_to_the_same_numbers(first, clip, environment,
         assert one | {"time": 0} == other | {"time": 0}
 
 
-def test_a_flipped_byte_in_a_store_is_named(clip, environment, tmp_path):
+def test_a_flipped_byte_in_a_store_is_named_and_nothing_trains_on_it(clip, environment, tmp_path):
     mine = {**environment, "VLSAE_RUNS": str(tmp_path)}
     assert command(mine, "extract", clip, "dataset.n=100").returncode == 0
     path = tmp_path / "extract/clip-shapes/v0001/representations/vision.embedding/00000.safetensors"
@@ -205,6 +205,10 @@ def test_a_flipped_byte_in_a_store_is_named(clip, environment, tmp_path):
     store = vlsae.open_run("extract/clip-shapes/latest", runs_dir=str(tmp_path)).representations()
     with pytest.raises(ValueError, match=r"vision.embedding/00000.safetensors"):
         store.verify()
+    refused = command(mine, "train", clip, "dataset.n=100", "train.epochs=1")
+    assert refused.returncode == 2
+    assert "vision.embedding/00000.safetensors" in refused.stderr
+    assert "--force" in refused.stderr
     done = command(mine, "train", clip, "--run", "extract/clip-shapes/latest", "--verify")
     assert done.returncode == 2, done.stderr
     assert "vision.embedding/00000.safetensors: expected SHA-256" in done.stderr.replace("\n", "")

@@ -62,6 +62,11 @@ class Store:
         return self.index.streams
 
     @property
+    def bytes(self) -> int:
+        """The size of all its files."""
+        return sum(facts["bytes"] for facts in self.index.files.values())
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """What the writer noted about the store: the digests of model and data set."""
         return self.index.attributes

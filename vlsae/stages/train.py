@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 
+#: A store up to this size is hashed before it is trained on, a matter of seconds; a larger one where verify=true.
+VERIFIED_BYTES = 4 << 30
+
 #: Settings of the train node that change nothing in what is learned.
 NOT_IDENTITY = ("log_every", "checkpoint_every", "evaluate")
 
@@ -106,7 +109,7 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
     settings = config["train"]
     upstream = require("extract", _extraction(config), run)
     store = Store.open(upstream.path / "representations")
-    if config["verify"]:
+    if config["verify"] or store.bytes <= VERIFIED_BYTES:
         store.verify()
     if config["limit"] is not None:
         store = store.limit(config["limit"])
