@@ -74,7 +74,7 @@ def test_loss_and_gradients_equal_the_reference(golden: dict[str, np.ndarray], t
 def test_without_smoothing_it_is_the_loss_of_open_clip() -> None:
     from open_clip.loss import ClipLoss
 
-    image, text = functional.normalize(torch.randn(2, 12, 8), dim=-1)
+    image, text = functional.normalize(torch.randn(2, 12, 8, dtype=torch.float64), dim=-1)
     ours = align_loss(image, text, 0.05, label_smoothing=0.0)
     assert ours.item() == pytest.approx(ClipLoss()(image, text, 20.0).item(), abs=1e-6)
 
