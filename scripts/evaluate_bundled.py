@@ -63,6 +63,11 @@ def scores_of(model: CLIP, hard: bool, rows: int, pool: int, seed: int) -> dict[
     labels = single.table["labels"]
     for factor in VALUES:
         scores[f"zero-shot {factor}"] = zero_shot(model, images, [row[factor] for row in labels], factor)
+    seen = Shapes(n=rows, seed=seed + 3, max_objects=1, hard=hard, part="seen")
+    truth = [row["shape"] for row in seen.table["labels"]]
+    scores["zero-shot shape, seen combinations"] = zero_shot(
+        model, encode_images(model, seen, range(rows)), truth, "shape"
+    )
     # Unseen combinations leave no second shape or colour to change to, so twins are drawn from all of them.
     twins = Shapes(n=2 * (rows // 2), seed=seed + 2, twins=True, hard=hard, part="all")
     scores |= twin_scores(model, twins)
