@@ -31,7 +31,7 @@ class Look:
 
 
 PLAIN = Look(radii=(7.0, 10.0, 14.0), noise=6, contrast=1.0)
-HARD = Look(radii=(4.0, 5.5, 8.0), noise=48, contrast=0.7)
+HARD = Look(radii=(6.0, 9.0, 13.0), noise=16, contrast=0.85)
 
 
 def look(hard: bool) -> Look:

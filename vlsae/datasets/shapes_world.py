@@ -45,9 +45,9 @@ class Recipe:
 
     ``part``: which combinations of colour and shape occur (``seen``, ``unseen``, ``all``); ``single``: share of scenes
     with one object beyond what ``max_objects`` gives; ``imbalance``: exponent of a power law over colours and shapes;
-    ``cooccurrence``: probability that a further object has the partner shape of the first; ``hard``: smaller, textured,
-    shaken objects that may hide each other; ``simple``: large solid objects at the centres of their places, on flat
-    grounds, from which a model learns shapes first.
+    ``cooccurrence``: probability that a further object has the partner shape of the first; ``hard``: smaller, fainter,
+    noisier, shaken objects that may hide each other; ``simple``: large solid objects at the centres of their places, on
+    flat grounds, from which a model learns shapes first.
     """
 
     max_objects: int = SLOTS
@@ -150,7 +150,7 @@ def _free(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, recipe: R
     size, texture = pick(len(SIZES), SLOTS), pick(len(TEXTURES), SLOTS)
     background, gradient, style = pick(len(BACKGROUNDS)), pick(len(GRADIENTS)), pick(len(STYLES))
     place = np.argsort(rng.random((n, SLOTS)), axis=1).astype(np.int8)
-    reach = 8 if recipe.hard else 3
+    reach = 4 if recipe.hard else 3
     shift = rng.integers(-reach, reach + 1, size=(n, SLOTS, 2), dtype=np.int8)
     tint = rng.integers(-12, 13, size=(n, SLOTS, 3), dtype=np.int8)
     noise, wording = rng.integers(2**31, size=(2, n), dtype=np.int64)
