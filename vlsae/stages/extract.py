@@ -121,7 +121,7 @@ def run(config: Mapping[str, Any], run: Run) -> None:
         shard_samples=settings["shard_samples"],
         thumbnails=settings["thumbnails"],
         workers=config["hardware"]["workers"],
-        attributes=digests(config),
+        attributes=run.manifest["identity"]["digests"],
     )
     run.set_fingerprint(run.manifest["fingerprint"], {**run.manifest["identity"], "expanded_sites": sites})
     store = Store.open(path)
