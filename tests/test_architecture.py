@@ -30,6 +30,7 @@ LAYERS = (
         "loggers",
         "plugins",
         "progress",
+        "result",
         "settings",
         "signatures",
         "sweep_record",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from vlsae.runs import Entry, effective_status, entries_of
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "damaged": "bold red"}
 # Piped output is not cut to the width of a terminal that is not there.
 PIPED_WIDTH = 200
+#: Rows of a stage's table that the terminal shows.
+MOST_ROWS = 40
 
 
 def console() -> Console:
@@ -77,6 +79,19 @@ def metrics_table(summary: Mapping[str, Any], title: str | None = None) -> Table
         low, high = measure["low"], measure["high"]
         interval = "" if low is None or high is None else f"{number(low)} to {number(high)}"
         table.add_row(Text(name), number(measure["value"]), interval, Text(measure["unit"]))
+    return table
+
+
+def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """Return a table that a stage found, its first rows where there are many."""
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    for place, heading in enumerate(columns):
+        numeric = all(row[place] is None or isinstance(row[place], (int, float)) for row in rows)
+        table.add_column(Text(heading), justify="right" if numeric else "left", overflow="fold")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*(Text(number(cell) if isinstance(cell, float) else _value(cell)) for cell in row))
+    if len(rows) > MOST_ROWS:
+        table.caption = f"{len(rows) - MOST_ROWS} more rows in the file"
     return table
 
 

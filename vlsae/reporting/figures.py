@@ -67,8 +67,10 @@ class Figure:
 
 
 @contextmanager
-def canvas(name: str, width: float = 5.2, height: float = 3.0) -> Iterator[tuple[Any, list[str]]]:
-    """Give axes to draw on and a list whose one entry is the SVG once the block ends."""
+def canvas(
+    name: str, width: float = 5.2, height: float = 3.0, panels: tuple[int, int] = (1, 1)
+) -> Iterator[tuple[Any, list[str]]]:
+    """Give axes to draw on, an array of them for several panels, and a list: the SVG, once the block ends."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Drawing
@@ -77,10 +79,15 @@ def canvas(name: str, width: float = 5.2, height: float = 3.0) -> Iterator[tuple
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         drawing = Drawing(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(drawing)
-        yield drawing.subplots(), drawn
+        yield drawing.subplots(*panels), drawn
         buffer = io.StringIO()
         drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         drawn.append(_for_the_page(buffer.getvalue(), name))
+
+
+def grid_of(axes: Any) -> list[Any]:
+    """Return one axes, or an array of them, as a list, row by row."""
+    return list(axes.flat) if hasattr(axes, "flat") else [axes]
 
 
 def log_axis(axes: Any, which: str) -> None:

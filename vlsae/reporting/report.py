@@ -22,6 +22,7 @@ from vlsae.reporting.curves import curves
 from vlsae.reporting.factor_table import factor_rows, recovery_figure
 from vlsae.reporting.lineage import Ancestor, configuration, everyone, facts, is_demonstration, lineage
 from vlsae.reporting.numbers import grouped, recovered
+from vlsae.reporting.result_section import result_section
 from vlsae.runs.files import write_atomic
 from vlsae.runs.manifest import DONE, RUNNING, effective_status, read_manifest
 from vlsae.runs.metrics import read_metrics, read_summary
@@ -48,7 +49,8 @@ def write_report(run_path: str | Path) -> Path:
     training = curves(read_metrics(path))
     recovery = recovery_figure(metrics)
     about_concepts = concept_figures(concepts) if concepts else []
-    for figure in [*training, *([recovery] if recovery else []), *about_concepts]:
+    found = result_section(path)
+    for figure in [*(found.figures if found else []), *training, *([recovery] if recovery else []), *about_concepts]:
         figure.write(path / FIGURES)
     values = {
         "manifest": manifest,
@@ -63,6 +65,7 @@ def write_report(run_path: str | Path) -> Path:
         "left_out": _left_out(metrics),
         "factors": factor_rows(path),
         "training": training,
+        "found": found,
         "about_concepts": about_concepts,
         "config": _configuration_text(path),
         "written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

@@ -1,0 +1,57 @@
+"""A stage's notes, tables and figures as the report shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlsae.reporting.figures import Figure
+from vlsae.reporting.numbers import text_of
+from vlsae.reporting.plots import draw
+from vlsae.runs.results import TABLES, read_result_file, read_table
+
+#: Rows of a table that stand on the page; all of them lie in its file.
+MOST_ROWS = 200
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as the page shows it: texts, and which columns are numbers."""
+
+    name: str
+    title: str
+    description: str
+    columns: list[str]
+    numeric: list[bool]
+    rows: list[list[str]]
+    total: int
+
+
+@dataclass(frozen=True)
+class ResultSection:
+    """What a stage found: sentences, figures, tables."""
+
+    notes: list[str]
+    headline: list[str]
+    figures: list[Figure]
+    tables: list[ShownTable]
+
+
+def result_section(path: Path) -> ResultSection | None:
+    """Return a run's section, None where its stage left no ``result.json``."""
+    content = read_result_file(path)
+    if content is None:
+        return None
+    tables = [_table(path, entry) for entry in content["tables"]]
+    return ResultSection(content["notes"], content["headline"], [draw(plot) for plot in content["plots"]], tables)
+
+
+def _table(path: Path, entry: dict[str, Any]) -> ShownTable:
+    columns, rows = read_table(path / TABLES, entry["name"])
+    numeric = [
+        all(row[number] is None or isinstance(row[number], (int, float)) for row in rows)
+        for number in range(len(columns))
+    ]
+    shown = [[text_of(cell) for cell in row] for row in rows[:MOST_ROWS]]
+    return ShownTable(entry["name"], entry["title"], entry["description"], columns, numeric, shown, len(rows))
