@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from vlsae.bounds import OneOf, conform
 from vlsae.datasets.archives import ImageFiles
 from vlsae.datasets.base import Dataset, Skipped
+from vlsae.datasets.faults import OnError, first_left_out, settle
 from vlsae.datasets.gather import Sample, gather
 from vlsae.datasets.tables import SUFFIXES, Rows, is_captions, read_rows
 from vlsae.errors import MissingFile, UserError
@@ -30,7 +31,6 @@ DECODE_UP_TO = 2_000
 #: Threads that read and decode images.
 THREADS = min(16, os.cpu_count() or 1)
 
-OnError = Annotated[str, OneOf("raise", "skip")]
 Check = Annotated[str, OneOf("auto", "full", "header", "none")]
 
 
@@ -148,18 +148,9 @@ class Captions(Dataset):
     def _content(self) -> tuple[list[Sample], list[Skipped]]:
         samples, problems = self._gathered[0], list(self._gathered[1])
         samples = self._readable(samples, problems)
-        if problems and self.on_error == "raise":
-            first, more = problems[0], len(problems) - 1
-            others = f" ({more} more {'row is' if more == 1 else 'rows are'} bad)" if more else ""
-            raise UserError(
-                f"{first.row}: {first.reason}{others}.", "Mend it, or leave such rows out: dataset.on_error=skip"
-            )
+        settle(problems, self.on_error)
         if not samples:
-            left = (
-                f"; the first of {len(problems)} left out is {problems[0].row}: {problems[0].reason}"
-                if problems
-                else ""
-            )
+            left = first_left_out(problems)
             raise UserError(f"{self.caption_file} holds no image with a caption that can be used{left}.")
         return samples, problems
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlsae.datasets.archives import ImageFiles, Location
-from vlsae.datasets.base import SPLITS, Skipped
+from vlsae.datasets.base import Skipped
 from vlsae.datasets.tables import Row, Rows
+from vlsae.datasets.values import split_name, whole_text, word
 from vlsae.errors import UserError
-
-#: What the splits go by.
-SPLIT_NAMES = {**{name: name for name in SPLITS}, "val": "validation", "valid": "validation", "dev": "validation"}
 
 
 @dataclass
@@ -75,9 +73,9 @@ def _found(rows: Sequence[Row], files: ImageFiles, faults: list[tuple[int, Skipp
         try:
             texts = list(_strings(row.texts))
             location = files.find(_image_name(row))
-            values = {name: _word(getattr(row, name), name) for name in ("label", "group", "split")}
-            values["split"] = _split(values["split"])
-            yield Found(number, row.place, location, _word(row.id, "id"), texts, values)
+            values = {name: word(getattr(row, name), name) for name in ("label", "group", "split")}
+            values["split"] = split_name(values["split"])
+            yield Found(number, row.place, location, word(row.id, "id"), texts, values)
         except UserError as error:
             faults.append((number, Skipped(row.place, error.message)))
 
@@ -125,38 +123,10 @@ def _strings(texts: Sequence[Any]) -> Iterator[str]:
             raise UserError("empty caption")
         if not isinstance(text, str):
             raise UserError(f"caption {text!r} is {type(text).__name__}; expected text")
-        yield _whole(text.strip(), "caption")
+        yield whole_text(text.strip(), "caption")
 
 
 def _image_name(row: Row) -> str:
     if not isinstance(row.image, str) or not row.image.strip():
         raise UserError(f"image {row.image!r}; expected a file name")
-    return _whole(row.image.strip(), "image")
-
-
-def _word(value: Any, name: str) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, float) and value.is_integer():  # how tables with gaps keep whole numbers
-        value = int(value)
-    if not isinstance(value, (str, int)):
-        raise UserError(f"{name} {value!r} is {type(value).__name__}; expected text or an integer")
-    return _whole(str(value), name)
-
-
-def _split(value: str | None) -> str | None:
-    if value is None:
-        return None
-    if value.strip().lower() not in SPLIT_NAMES:
-        raise UserError(
-            f"split {value!r}; expected {', '.join(SPLIT_NAMES)} (dataset.columns.split='' leaves the column unread)"
-        )
-    return SPLIT_NAMES[value.strip().lower()]
-
-
-def _whole(text: str, name: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{name} {text!r} holds half a surrogate pair, which is no character") from None
-    return text
+    return whole_text(row.image.strip(), "image")

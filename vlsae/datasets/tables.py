@@ -96,6 +96,28 @@ def read_rows(path: Path, columns: Mapping[str, str | None]) -> Rows:
     raise UserError(f"{path.name} is of no known caption format.", f"Known: {', '.join(SUFFIXES)}.")
 
 
+def read_records(path: Path) -> Records:
+    """Return a table's records before any column is mapped; of JSON, a list of objects.
+
+    Raises ``MissingFile`` without the file, ``UserError`` for a format or an encoding that is not known.
+    """
+    if not path.is_file():
+        raise MissingFile(f"There is no file {path}.", "Name one that exists.")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _parquet(path)
+    if suffix in (".csv", ".tsv"):
+        return _delimited(path, "\t" if suffix == ".tsv" else ",")
+    if suffix in (".jsonl", ".ndjson"):
+        return _json_lines(path)
+    if suffix != ".json":
+        raise UserError(f"{path.name} is of no known format of tables.", f"Known: {', '.join(SUFFIXES)}.")
+    content = _json_content(path)
+    if not isinstance(content, list):
+        raise UserError(f"{path.name} is JSON of an unknown form.", "Expected a list of objects.")
+    return _listed(content, path)
+
+
 def is_captions(path: Path) -> bool:
     """Tell whether a file holds captions, by its columns or, for COCO's JSON, by its annotations."""
     try:
@@ -121,31 +143,39 @@ def _mapped(found: Records, path: Path, columns: Mapping[str, str | None]) -> Ro
     return rows
 
 
+def column_name(
+    key: str, asked: str | None, found: Sequence[str], path: Path, usual: Sequence[str] = (), needed: bool = False
+) -> str | None:
+    """Return a file's own name of the column that ``dataset.columns.KEY`` asks for, by default of a usual name.
+
+    None where there is none, or where the asked name is empty. Raises ``UserError`` for a name that the file lacks and
+    for a needed column that is not found.
+    """
+    if asked == "" and not needed:
+        return None
+    if asked is not None and asked not in found:
+        close = nearest(asked, found)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise UserError(
+            f"{path.name} has no column {asked!r} (dataset.columns.{key}).", f"It has {', '.join(found)}.{hint}"
+        )
+    name = asked or next((name for name in usual if name in found), None)
+    if name is None and needed:
+        raise UserError(
+            f"{path.name} has no {key} column: it has {', '.join(found) or 'no columns'}.",
+            f"Say which one holds the {key}: dataset.columns.{key}=NAME",
+        )
+    return name
+
+
 def _names(found: Sequence[str], path: Path, columns: Mapping[str, str | None]) -> dict[str, str]:
     """Return the file's own name of each mapped column; image and text must be there. An empty name maps none."""
-    names = {}
-    for key in COLUMNS:
-        asked = columns.get(key)
-        if asked == "" and key not in NEEDED:
-            continue
-        if asked is not None and asked not in found:
-            close = nearest(asked, found)
-            hint = f" Did you mean {' or '.join(close)}?" if close else ""
-            raise UserError(
-                f"{path.name} has no column {asked!r} (dataset.columns.{key}).", f"It has {', '.join(found)}.{hint}"
-            )
-        name = asked or next((name for name in USUAL[key] if name in found), None)
-        if name is not None:
-            names[key] = name
-        elif key in NEEDED:
-            raise UserError(
-                f"{path.name} has no {key} column: it has {', '.join(found) or 'no columns'}.",
-                f"Say which one holds the {key}: dataset.columns.{key}=NAME",
-            )
-    return names
+    names = {key: column_name(key, columns.get(key), found, path, USUAL[key], key in NEEDED) for key in COLUMNS}
+    return {key: name for key, name in names.items() if name is not None}
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a UTF-8 file; ``UserError`` names the first line that is not."""
     raw = path.read_bytes()
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path.name} line 1 is UTF-16, not UTF-8.", "Save the file as UTF-8.")
@@ -160,7 +190,7 @@ def _text(path: Path) -> str:
 
 def _delimited(path: Path, delimiter: str) -> Records:
     found = Records()
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     start = 1
     try:
@@ -185,7 +215,7 @@ def _delimited(path: Path, delimiter: str) -> Records:
 def _json_lines(path: Path) -> Records:
     found = Records()
     # Only a line feed ends a line of JSON: the other Unicode separators may stand inside its strings.
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         place = f"{path.name} line {number}"
@@ -196,19 +226,27 @@ def _json_lines(path: Path) -> Records:
     return found
 
 
-def _json(path: Path, columns: Mapping[str, str | None]) -> Rows:
+def _json_content(path: Path) -> Any:
     try:
-        content = _parsed(_text(path))
+        return _parsed(read_text(path))
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
         line = f" line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path.name}{line} is not JSON: {_words(error)}.", "Mend the file.") from error
+
+
+def _listed(content: list[Any], path: Path) -> Records:
+    found = Records()
+    for number, value in enumerate(content):
+        found.add(f"{path.name} row {number}", value)
+    return found
+
+
+def _json(path: Path, columns: Mapping[str, str | None]) -> Rows:
+    content = _json_content(path)
     if isinstance(content, list):
-        found = Records()
-        for number, value in enumerate(content):
-            found.add(f"{path.name} row {number}", value)
-        return _mapped(found, path, columns)
+        return _mapped(_listed(content, path), path, columns)
     if isinstance(content, dict) and {"images", "annotations"} <= set(content):
         return _coco(content, path)
     if isinstance(content, dict) and all(isinstance(value, (str, list)) for value in content.values()):
