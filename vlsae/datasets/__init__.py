@@ -10,9 +10,17 @@ if TYPE_CHECKING:
     from vlsae.datasets.base import Dataset, Skipped, split_of
     from vlsae.datasets.captions import Captions
     from vlsae.datasets.shapes import Shapes
+    from vlsae.datasets.text import Text
 
-__all__ = ["Captions", "Dataset", "Shapes", "Skipped", "split_of"]
+__all__ = ["Captions", "Dataset", "Shapes", "Skipped", "Text", "split_of"]
 
-_HOMES = {"Captions": "captions", "Dataset": "base", "Shapes": "shapes", "Skipped": "base", "split_of": "base"}
+_HOMES = {
+    "Captions": "captions",
+    "Dataset": "base",
+    "Shapes": "shapes",
+    "Skipped": "base",
+    "Text": "text",
+    "split_of": "base",
+}
 
 __getattr__ = lazy.exports(__name__, _HOMES)
