@@ -45,6 +45,7 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
     clip = str(write_clip(tmp_path_factory.mktemp("clip")))
     return {
         "captions": {"path": str(folder)},
+        "image_folder": {"path": str(folder)},
         "clip": {"checkpoint": f"path:{clip}"},
         "align": {"architecture": clip},
         "mixture": {

@@ -1,4 +1,4 @@
-"""Image files found by name in a folder and in the zip archives beside them, read without unpacking."""
+"""Image files found by name in a folder and in the zip and tar archives beside them, read without unpacking."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import os
 import threading
 import unicodedata
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlsae.datasets.base import Skipped
+from vlsae.datasets.tar import Member, TarBytes, members
 from vlsae.errors import MissingFile, UserError, nearest
+
+ARCHIVES = (".zip", ".tar")
+
+#: Archives whose members cannot be read in place.
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 
@@ -24,7 +33,7 @@ HINTS = 5
 
 @dataclass(frozen=True)
 class Location:
-    """Where an image lies: ``member`` of a zip ``archive``, or a plain file where ``archive`` is None."""
+    """Where an image lies: ``member`` of a zip or tar ``archive``, or a plain file where ``archive`` is None."""
 
     archive: Path | None
     member: str
@@ -34,7 +43,7 @@ class Location:
 
 
 class ImageFiles:
-    """All images under a folder or in its zip archives, found by a path, or by the end of one that is unique.
+    """All images under a folder or in its archives, found by a path, or by the end of one that is unique.
 
     Archives that cannot be read and members whose names leave their archive are not indexed but noted in ``faults``.
     Reading is safe from many threads; a forked or pickled copy opens the archives anew.
@@ -45,10 +54,10 @@ class ImageFiles:
             raise MissingFile(f"There is no image folder or archive {root}.", "Name one that exists: dataset.images=…")
         self.root = root if root.is_dir() else root.parent
         self.faults: list[Skipped] = []
-        archives = [root] if root.is_file() else sorted(root.rglob("*.zip"))
         loose = [] if root.is_file() else sorted(root.rglob("*"))
+        archives = [root] if root.is_file() else [path for path in loose if _is_archive(path)]
         self._hints = HINTS
-        self._handles: dict[tuple[int, Path], _Archive] = {}
+        self._handles: dict[tuple[int, Path], _Zip | _Tar] = {}
         self._by_name: dict[str, list[Location]] = {}
         for path in loose:
             name = path.relative_to(self.root).as_posix()
@@ -59,6 +68,18 @@ class ImageFiles:
 
     def __len__(self) -> int:
         return sum(len(places) for places in self._by_name.values())
+
+    def all(self) -> list[Location]:
+        """Return every image in the order of its path, archives by theirs."""
+        places = [place for several in self._by_name.values() for place in several]
+        return sorted(places, key=lambda place: (self.folder_of(place), place.member))
+
+    def folder_of(self, place: Location) -> tuple[str, ...]:
+        """Return the folders that an image lies in, below the root; an archive counts as a folder of its name."""
+        inside = tuple(_normal(place.member).split("/")[:-1])
+        if place.archive is None:
+            return inside
+        return (*place.archive.relative_to(self.root).with_suffix("").parts, *inside)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_handles": {}}
@@ -83,13 +104,12 @@ class ImageFiles:
     def read(self, place: Location) -> bytes:
         """Return the bytes of an image.
 
-        Raises ``UserError`` for more than 256 MiB, and what ``zipfile`` and ``zlib`` raise for a damaged archive.
+        Raises ``UserError`` for more than 256 MiB or a file that cannot be read.
         """
         if place.archive is None:
-            path = self.root / place.member
-            _refuse_huge(path.stat().st_size)
-            return path.read_bytes()
-        return self._archive(place.archive).read(place.member)
+            return read_file(self.root / place.member)
+        with _read_errors():
+            return self._archive(place.archive).read(place.member)
 
     def digest(self, places: list[Location]) -> str:
         """Return the SHA-256 over names and contents: sizes and checksums of archives' members, digests of files."""
@@ -103,14 +123,13 @@ class ImageFiles:
 
         if place.archive is None:
             return content_digest(self.root / place.member)
-        info = self._archive(place.archive).zip.getinfo(place.member)
-        return f"{info.file_size}:{info.CRC}"
+        return self._archive(place.archive).mark(place.member)
 
     def _inside(self, name: str) -> str:
         wanted = name
         if os.path.isabs(name):
             wanted = os.path.relpath(os.path.normpath(name), os.path.abspath(self.root))
-        if _leaves(wanted):
+        if leaves(wanted):
             raise UserError(f"image {name!r} leads out of its folder", "Use a path inside the dataset's folder.")
         return _normal(wanted)
 
@@ -127,31 +146,36 @@ class ImageFiles:
     def _add_members(self, archive: Path) -> None:
         shown = archive.relative_to(self.root).as_posix()
         try:
-            members = self._archive(archive).zip.infolist()
+            opened = self._archive(archive)
+        except UserError as error:
+            self.faults.append(Skipped(shown, error.message))
+            return
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             self.faults.append(Skipped(shown, f"is not a readable zip archive: {str(error).rstrip('.')}"))
             return
-        for info in members:
-            name = info.filename
-            if info.is_dir() or not _is_image(name):
+        self.faults += [Skipped(f"{shown}:{name}", reason) for name, reason in opened.faults if _is_image(name)]
+        for name in opened.names:
+            if not _is_image(name):
                 continue
-            if _leaves(name):
+            if leaves(name):
                 self.faults.append(Skipped(f"{shown}:{name}", "has a name that leads out of its archive"))
             else:
                 self._add(Location(archive, name))
 
-    def _archive(self, path: Path) -> _Archive:
+    def _archive(self, path: Path) -> _Zip | _Tar:
         # By process: after a fork both sides would move one file position.
         key = (os.getpid(), path)
         found = self._handles.get(key)
-        return found if found is not None else self._handles.setdefault(key, _Archive(path))
+        return found if found is not None else self._handles.setdefault(key, _opened(path))
 
 
-class _Archive:
+class _Zip:
     """An open archive whose members are read and unpacked side by side; only opening and closing take turns."""
 
     def __init__(self, path: Path) -> None:
         self.zip = zipfile.ZipFile(path)
+        self.names = [info.filename for info in self.zip.infolist() if not info.is_dir()]
+        self.faults: list[tuple[str, str]] = []
         self._lock = threading.Lock()
 
     def read(self, member: str) -> bytes:
@@ -163,6 +187,53 @@ class _Archive:
         finally:
             with self._lock:
                 file.close()
+
+    def mark(self, member: str) -> str:
+        info = self.zip.getinfo(member)
+        return f"{info.file_size}:{info.CRC}"
+
+
+class _Tar:
+    """An open archive without compression, each member a stretch of the file."""
+
+    def __init__(self, path: Path) -> None:
+        entries = list(members(path))
+        self._members = {entry.name: entry for entry in entries if isinstance(entry, Member)}
+        self.names = list(self._members)
+        self.faults = [entry for entry in entries if not isinstance(entry, Member)]
+        self._bytes = TarBytes(path)
+
+    def read(self, member: str) -> bytes:
+        _refuse_huge(self._members[member].size)
+        return self._bytes.read(self._members[member])
+
+    def mark(self, member: str) -> str:
+        return hashlib.sha256(self.read(member)).hexdigest()
+
+
+def _opened(path: Path) -> _Zip | _Tar:
+    return _Tar(path) if path.name.lower().endswith((".tar", *COMPRESSED)) else _Zip(path)
+
+
+def _is_archive(path: Path) -> bool:
+    return path.name.lower().endswith(ARCHIVES) and path.is_file()
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file; ``UserError`` for more than 256 MiB or a file that cannot be read."""
+    with _read_errors():
+        _refuse_huge(path.stat().st_size)
+        return path.read_bytes()
+
+
+@contextmanager
+def _read_errors() -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+        raise UserError(f"unreadable file ({error})") from error
 
 
 def _refuse_huge(size: int) -> None:
@@ -180,7 +251,8 @@ def _base(name: str) -> str:
     return name.rsplit("/", 1)[-1]
 
 
-def _leaves(name: str) -> bool:
+def leaves(name: str) -> bool:
+    """Tell whether a member's name leads out of its archive."""
     parts = name.replace("\\", "/").split("/")
     return parts[0] == "" or ".." in parts or (len(parts[0]) == 2 and parts[0][1] == ":")
 

@@ -33,6 +33,9 @@ class Dataset(ABC):
     #: Rows that must stay next to each other when the order is shuffled (1 = none).
     block: int = 1
 
+    #: Whether images are decoded from files, which is worth worker processes.
+    in_files: bool = False
+
     @property
     @abstractmethod
     def table(self) -> hf.Dataset:
@@ -92,7 +95,15 @@ def split_of(group: str, *, seed: int = 0, validation: float = 0.2, test: float 
 
 
 def sample_splits(dataset: Dataset, samples: int, settings: Mapping[str, Any]) -> list[str]:
-    """Return the split of the first samples: the source's own where the table has one, else by their group's hash."""
-    if "split" in dataset.table.column_names:
-        return list(dataset.table["split"][:samples])
-    return [split_of(group, **settings) for group in dataset.table["group"][:samples]]
+    """Return the split of the first samples: the source's own where the table has one, else by their group's hash.
+
+    Where the source has no validation split, its share is held out of the training split by the same hash.
+    """
+    groups = dataset.table["group"][:samples]
+    if "split" not in dataset.table.column_names:
+        return [split_of(group, **settings) for group in groups]
+    own = list(dataset.table["split"][:samples])
+    if "validation" in dataset.table.unique("split"):
+        return own
+    held_out = {**settings, "test": 0.0}
+    return [split_of(group, **held_out) if split == "train" else split for group, split in zip(groups, own)]

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from vlsae.datasets.archives import ImageFiles, Location
+from vlsae.datasets.archives import Location
 from vlsae.datasets.base import Skipped
+from vlsae.datasets.label_values import Label, label_value
 from vlsae.datasets.tables import Row, Rows
 from vlsae.datasets.values import split_name, whole_text, word
 from vlsae.errors import UserError
+
+
+class Files(Protocol):
+    """Image files by name, such as :class:`~vlsae.datasets.archives.ImageFiles`; ``faults`` are those left out."""
+
+    faults: list[Skipped]
+
+    def find(self, name: str) -> Location: ...
+
+    def read(self, place: Location) -> bytes: ...
+
+    def digest(self, places: list[Location]) -> str: ...
 
 
 @dataclass
@@ -24,6 +37,7 @@ class Sample:
     label: str | None = None
     group: str | None = None
     split: str | None = None
+    labels: dict[str, Label | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,9 +50,10 @@ class Found:
     id: str | None
     texts: list[str]
     values: dict[str, str | None]
+    labels: dict[str, Label | None]
 
 
-def gather(rows: Rows, files: ImageFiles, problems: list[Skipped]) -> list[Sample]:
+def gather(rows: Rows, files: Files, problems: list[Skipped]) -> list[Sample]:
     """Merge rows of one image into one sample; each fault goes to ``problems`` with its row.
 
     Rows are of one sample where they share an id. Where ids are ``unsaid`` and one image has several, they number
@@ -68,14 +83,15 @@ def gather(rows: Rows, files: ImageFiles, problems: list[Skipped]) -> list[Sampl
     return _grouped(list(samples.values()))
 
 
-def _found(rows: Sequence[Row], files: ImageFiles, faults: list[tuple[int, Skipped]]) -> Iterator[Found]:
+def _found(rows: Sequence[Row], files: Files, faults: list[tuple[int, Skipped]]) -> Iterator[Found]:
     for number, row in enumerate(rows):
         try:
-            texts = list(_strings(row.texts))
+            texts = list(strings(row.texts))
             location = files.find(_image_name(row))
             values = {name: word(getattr(row, name), name) for name in ("label", "group", "split")}
             values["split"] = split_name(values["split"])
-            yield Found(number, row.place, location, word(row.id, "id"), texts, values)
+            labels = {name: label_value(value, f"label {name!r}") for name, value in row.labels.items()}
+            yield Found(number, row.place, location, word(row.id, "id"), texts, values, labels)
         except UserError as error:
             faults.append((number, Skipped(row.place, error.message)))
 
@@ -100,13 +116,15 @@ def _refuse_duplicate(row: Found, first: dict[str, Found], by_image: bool, sampl
 
 def _set_once(sample: Sample, row: Found) -> None:
     """Take label, group and split from the first row that gives them; a second row may not say otherwise."""
-    for name, value in row.values.items():
-        before = getattr(sample, name)
-        if value is not None and before is not None and before != value:
-            raise UserError(f"{name} {value!r} of {sample.id!r} contradicts {before!r}")
+    have: dict[str, Any] = {name: getattr(sample, name) for name in row.values}
+    for before, now in ((have, row.values), (sample.labels, row.labels)):
+        for name, value in now.items():
+            if value is not None and before.get(name) is not None and before[name] != value:
+                raise UserError(f"{name} {value!r} of {sample.id!r} contradicts {before[name]!r}")
     for name, value in row.values.items():
         if value is not None:
             setattr(sample, name, value)
+    sample.labels |= {name: value for name, value in row.labels.items() if sample.labels.get(name) is None}
 
 
 def _grouped(samples: list[Sample]) -> list[Sample]:
@@ -117,7 +135,8 @@ def _grouped(samples: list[Sample]) -> list[Sample]:
     return samples
 
 
-def _strings(texts: Sequence[Any]) -> Iterator[str]:
+def strings(texts: Sequence[Any]) -> Iterator[str]:
+    """Yield captions without the space around them; ``UserError`` for one that is empty or no text."""
     for text in texts:
         if text is None or (isinstance(text, str) and not text.strip()):
             raise UserError("empty caption")

@@ -42,6 +42,7 @@ class Row:
     label: Any = None
     group: Any = None
     split: Any = None
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -133,7 +134,7 @@ def _mapped(found: Records, path: Path, columns: Mapping[str, str | None]) -> Ro
         return rows
     names = _names(found.names, path, columns)
     for place, record in found.records:
-        values = {key: record.get(name) for key, name in names.items() if key not in NEEDED}
+        values: dict[str, Any] = {key: record.get(name) for key, name in names.items() if key not in NEEDED}
         text = record.get(names["text"])
         if text == []:
             rows.uncaptioned.append(str(record.get(names["image"])))
