@@ -20,7 +20,7 @@ from vlsae.testing import ContractError, check
 PARTS = Path(__file__).parent / "plugin_files" / "tiny_parts.py"
 
 #: Groups whose configurations name classes; the stages that take them.
-STAGE_OF = {"model": "extract", "dataset": "extract", "logger": "extract", "objective": "train"}
+STAGE_OF = {"model": "extract", "dataset": "extract", "logger": "extract", "objective": "train", "probe": "probe"}
 CONFIGS = [(group, name) for group in STAGE_OF for name in choices(group, plugins=False)]
 
 #: Settings that have no default, or whose default needs the bundled weights.
@@ -86,7 +86,7 @@ def test_contract(group, name, needed):
 
 
 def test_every_group_is_known():
-    assert set(groups()) - {"hardware", "launcher", "experiment", "probe", "task"} <= set(STAGE_OF)
+    assert set(groups()) - {"hardware", "launcher", "experiment", "task"} <= set(STAGE_OF)
 
 
 @pytest.fixture
@@ -138,5 +138,5 @@ def test_contract_refuses_another_kind():
     class Other:
         """Nothing of vlsae's."""
 
-    with pytest.raises(ContractError, match="is a Dataset, Model, Dictionary or Objective"):
+    with pytest.raises(ContractError, match="is a Dataset, Model, Dictionary, Objective or Probe"):
         check(Other)

@@ -37,12 +37,19 @@ def check(cls: type, **settings: Any) -> None:
     from vlsae.datasets.base import Dataset
     from vlsae.dictionaries.base import Dictionary
     from vlsae.models.base import Model
+    from vlsae.probes.base import Probe
     from vlsae.training.objective import Objective
 
     check_signature(cls)
-    kinds = {Dataset: check_dataset, Model: check_model, Dictionary: check_dictionary, Objective: check_objective}
+    kinds = {
+        Dataset: check_dataset,
+        Model: check_model,
+        Dictionary: check_dictionary,
+        Objective: check_objective,
+        Probe: check_probe,
+    }
     found = [suite for base, suite in kinds.items() if issubclass(cls, base)]
-    require(bool(found), f"{cls.__name__} is a Dataset, Model, Dictionary or Objective")
+    require(bool(found), f"{cls.__name__} is a Dataset, Model, Dictionary, Objective or Probe")
     for suite in found:
         suite(cls, **settings)
 
@@ -223,6 +230,102 @@ def check_objective(cls: Any, **settings: Any) -> None:
         kept = all(torch.equal(before[name], one) for name, one in trained.items())
         require(kept, "a refused batch leaves the weights as they were")
     require(hasattr(objective.product(), "save_pretrained"), "the product can be saved")
+
+
+def check_probe(cls: Any, **settings: Any) -> None:
+    """Check what a probe reads and what it gives back, on rows of which one layer holds the labels."""
+    import numpy as np
+
+    from vlsae.probes.base import READS
+
+    probe = cls(**settings)
+    require(probe.reads in READS, f"reads is one of {', '.join(READS)}")
+    representations, targets = _probed(probe.reads)
+    before = {site: rows.read().clone() for site, rows in representations}
+    probe.check(targets)
+    result = probe.measure(representations, targets)
+    again = cls(**settings).measure(representations, targets)
+    require(bool(result.metrics), "a probe gives numbers")
+    for name, measure in result.metrics.items():
+        low, high = measure.low, measure.high
+        if low is not None and high is not None and np.isfinite([low, high]).all():
+            require(low <= high, f"the interval of {name} has its ends in order")
+    same = {name: measure.value for name, measure in result.metrics.items()}
+    require(
+        repr(same) == repr({name: one.value for name, one in again.metrics.items()}), "a seed gives its numbers again"
+    )
+    kept = all(bool((rows.read() == before[site]).all()) for site, rows in representations)
+    require(kept, "the rows are left as they were")
+    require(all(name in result.metrics for name in result.headline), "the headline names numbers that are there")
+
+
+def _probed(reads: str) -> Any:
+    """Return small representations and targets: two layers, of which the second holds the labels; groups of two."""
+    import numpy as np
+    import pyarrow as pa
+    import torch
+
+    from vlsae.dictionaries import VLSAE
+    from vlsae.probes.base import Representations, TrainedDictionary
+    from vlsae.probes.targets import Targets
+
+    if reads == "nothing":
+        return Representations(), Targets(pa.table({"sample_id": pa.array([], pa.string())}))
+    generator, n = np.random.default_rng(0), 80
+    truth, kind = generator.integers(0, 2, n), generator.integers(0, 3, n)
+    noise = generator.normal(size=(2, n, WIDTH))
+    noise[1, :, 0] += 3 * truth
+    noise[1, :, 1] += 3 * kind
+    samples = pa.table(
+        {
+            "sample_id": [f"s{row}" for row in range(n)],
+            "texts": [[f"a {('cold', 'warm')[truth[row]]} thing {row}"] for row in range(n)],
+            "labels": [{"truth": int(truth[row]), "kind": "abc"[kind[row]], "size": float(row)} for row in range(n)],
+            "group": [f"g{row // 2}" for row in range(n)],
+            "split": ["validation" if row % 10 < 4 else "train" for row in range(n)],
+        }
+    )
+    streams = ("vision", "language")
+    sites = {f"{stream}.{place}": rows for stream in streams for place, rows in zip((1, 2), noise)}
+    trained = None
+    if reads == "dictionary":
+        torch.manual_seed(0)
+        trained = TrainedDictionary(VLSAE(WIDTH, 8, 2).eval(), {stream: f"{stream}.2" for stream in streams})
+    return Representations.of_arrays(sites, samples, dictionary=trained).with_concepts(), Targets(samples)
+
+
+def check_task(cls: Any, **settings: Any) -> None:
+    """Check results, items and resuming of a task, on ``model`` (default: the bundled CLIP) and a small dictionary."""
+    import torch
+
+    from vlsae.dictionaries import VLSAE
+    from vlsae.enhancement.task import Work
+    from vlsae.models import CLIP
+
+    model = settings.pop("model", None) or CLIP()
+    torch.manual_seed(0)
+    dictionary = settings.pop("dictionary", None) or VLSAE(model.sites()["vision.embedding"].width, 128, 8).eval()
+    results, works = [], []
+    for _ in range(2):
+        task, work = cls(**settings), Work(resamples=20)
+        task.work = work
+        before = task.evaluate(model, None) if task.compares else None
+        results.append((before, task.evaluate(model, dictionary)))
+        works.append(work)
+    before, after = results[0]
+    for result in (before, after):
+        numbers = {} if result is None else result.metrics
+        require(set(getattr(result, "headline", ())) <= set(numbers), "the headline names metrics of the result")
+    require(bool(after.metrics), "a result has metrics")
+    compared = before is None or bool(set(before.metrics) & set(after.metrics))
+    require(compared, "before and after share a metric, unless compares is false")
+    again = results[1][1].metrics
+    same = all(value == again[name] for name, value in after.metrics.items() if "time" not in name)
+    require(set(again) == set(after.metrics) and same, "equal settings and seed give equal numbers, times apart")
+    items = [dict(item) for item in works[0].items]
+    require(items == [dict(item) for item in works[1].items], "equal settings and seed give equal items")
+    task.evaluate(model, dictionary)
+    require(len(works[1].items) == len(items), "items that are known are not answered again")
 
 
 def _batch(objective: Any) -> Any:

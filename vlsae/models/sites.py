@@ -22,7 +22,11 @@ def expand_sites(model: Model, wanted: str | int | Iterable[str | int]) -> list[
     Raises:
         UserError: a word means no site, or a layer that one of the streams lacks.
     """
-    known = list(model.sites())
+    return select_sites(list(model.sites()), wanted)
+
+
+def select_sites(known: list[str], wanted: str | int | Iterable[str | int]) -> list[str]:
+    """Return those of the ``known`` sites that the words mean, as :func:`expand_sites` does for a model's."""
     words = [wanted] if isinstance(wanted, str | int) else list(wanted)
     found = {site for word in words for part in str(word).split(",") for site in _expand(part.strip(), known)}
     if not found:

@@ -8,5 +8,5 @@ from vlsae.errors import UserError
 def not_built(stage: str) -> UserError:
     """Return the error for a stage that this version only names."""
     return UserError(
-        f"`vlsae {stage}` is not built yet in this version.", "Built so far: `vlsae extract` and `vlsae train`."
+        f"`vlsae {stage}` is not built yet in this version.", "Built so far: `vlsae extract`, `vlsae train` and `vlsae probe`."
     )
