@@ -17,12 +17,25 @@ from vlsae.errors import UserError
 
 
 class CrossfitAUROC(NamedTuple):
-    """AUROC along the direction of the other folds, by stratum ``(A,)``, each row's score ``(n,)``, and its error."""
+    """AUROC along the direction of the other folds, by stratum ``(A,)``, each row's score ``(n,)``, and its error.
+
+    ``stratum_error (A,)`` is the error of each stratum's.
+    """
 
     auroc: float
     by_stratum: np.ndarray
     scores: np.ndarray
     standard_error: float
+    stratum_error: np.ndarray
+
+
+class ScoredAUROC(NamedTuple):
+    """AUROC of given scores, its error, and both by stratum ``(A,)``."""
+
+    auroc: float
+    standard_error: float
+    by_stratum: np.ndarray
+    stratum_error: np.ndarray
 
 
 def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None) -> CrossfitAUROC:
@@ -40,29 +53,40 @@ def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None) -> Cross
     if len(fold_names) < 2:
         raise UserError(f"folds must name at least 2 folds; got {len(fold_names)}.")
     if not two_classes(data):
-        nothing = float("nan")
-        return CrossfitAUROC(nothing, np.full(len(names), np.nan), np.full(rows, np.nan), nothing)
+        nothing = np.full(len(names), np.nan)
+        return CrossfitAUROC(float("nan"), nothing, np.full(rows, np.nan), float("nan"), nothing)
     centred, offset = _crossfit_scores(data, fold, len(fold_names))
-    safe = data.codes == 0
-    cells = [
-        (a, np.flatnonzero((fold == f) & (stratum == a))) for f in range(len(fold_names)) for a in range(len(names))
-    ]
-    pairs, wins, noise = np.zeros(len(names)), np.zeros(len(names)), 0.0
-    for a, members in cells:
-        scores, positive = centred[members], safe[members]
-        if len(members) == 0 or np.isnan(scores).any() or positive.all() or not positive.any():
+    found = scored_auroc(centred, data.codes == 0, fold, stratum)
+    # The scale of the scores is that of the rows as they were read.
+    return CrossfitAUROC(found.auroc, found.by_stratum, centred + offset, found.standard_error, found.stratum_error)
+
+
+def scored_auroc(
+    scores: np.ndarray, positive: np.ndarray, folds: Any, strata: Any, learned: bool = True
+) -> ScoredAUROC:
+    """Return the chance that a positive row scores above another of its fold and stratum, all arrays ``(n,)``.
+
+    The error is DeLong's, times √2 where the scores were ``learned`` on the other folds. A fold with a score of NaN is
+    left out.
+    """
+    (_, fold), (names, stratum) = groups("folds", folds, len(scores)), groups("strata", strata, len(scores))
+    pairs, wins, noise = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names))
+    order = np.lexsort((stratum, fold))
+    ends = np.flatnonzero(np.diff(fold[order] * len(names) + stratum[order])) + 1
+    for members in np.split(order, ends):
+        values, above = scores[members], positive[members]
+        if len(members) == 0 or np.isnan(values).any() or above.all() or not above.any():
             continue
-        value, error2 = _placements(scores, positive)
-        weight = float(positive.sum() * (~positive).sum())
+        value, error2 = _placements(values, above)
+        a, weight = int(stratum[members[0]]), float(above.sum() * (~above).sum())
         pairs[a] += weight
         wins[a] += weight * value
-        noise += weight**2 * error2
-    with np.errstate(invalid="ignore"):
-        by_stratum = wins / pairs
-    total = float(pairs.sum())
-    error = float(np.sqrt(2 * noise) / total) if total else float("nan")
-    # The scale of the scores is that of the rows as they were read.
-    return CrossfitAUROC(ratio(float(wins.sum()), total), by_stratum, centred + offset, error)
+        noise[a] += weight**2 * error2
+    total, factor = float(pairs.sum()), 2.0 if learned else 1.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        by_stratum, stratum_error = wins / pairs, np.sqrt(factor * noise) / pairs
+    error = float(np.sqrt(factor * noise.sum()) / total) if total else float("nan")
+    return ScoredAUROC(ratio(float(wins.sum()), total), error, by_stratum, stratum_error)
 
 
 def _crossfit_scores(data: Labelled, fold: np.ndarray, folds: int) -> tuple[np.ndarray, np.ndarray]:
