@@ -271,24 +271,35 @@ def test_gated(batch):
     assert loss.parts["loss/gate"] > 0
 
 
-@pytest.mark.parametrize("bandwidth", [0.01, 0.4])
-def test_jump_relu(batch, bandwidth):
-    dictionary = make(JumpReLU, batch, sparsity=0.75, threshold=0.3, bandwidth=bandwidth)
+@pytest.mark.parametrize("penalty", ["target", "l0"])
+@pytest.mark.parametrize("bandwidth", [0.004, 0.16])
+def test_jump_relu(batch, bandwidth, penalty):
+    # Given for rows of length 1; the rows that are compared have length √d on average.
+    unit = math.sqrt(D)
+    dictionary = make(
+        JumpReLU, batch, sparsity=0.75, threshold=0.12, bandwidth=bandwidth, penalty=penalty, penalty_warmup=4
+    )
+    dictionary.steps.fill_(1)
 
     def oracle(p, batch):
         threshold = p["log_threshold"].exp()
         height = threshold - threshold.detach()
+        counts = {}
 
-        def of_row(x, _):
+        def of_row(x, stream):
             z = pre(p, x).clamp(min=0)
             above = (z > threshold).double()
-            kernel = ((z.detach() - threshold.detach()).abs() / bandwidth < 0.5).double()
+            kernel = ((z.detach() - threshold.detach()).abs() / (unit * bandwidth) < 0.5).double()
             # Added zeros with the published pseudo-derivatives.
-            code = z * above - threshold.detach() / bandwidth * kernel * height
-            step = above - 1 / bandwidth * kernel * height
-            return mse(x, decode(p, code)) + 0.75 / D * step.sum()
+            code = z * above - threshold.detach() / (unit * bandwidth) * kernel * height
+            counts.setdefault(stream, []).append((above - 1 / (unit * bandwidth) * kernel * height).sum())
+            return mse(x, decode(p, code))
 
-        return over_rows(scaled(batch, dictionary), of_row)
+        error = over_rows(scaled(batch, dictionary), of_row)
+        l0 = [torch.stack(own).mean() for own in counts.values()]
+        # The second of four steps of the warm-up.
+        of_l0 = (lambda one: (one / K - 1) ** 2) if penalty == "target" else (lambda one: one / D)
+        return error + 0.75 * 2 / 4 * sum(map(of_l0, l0))
 
     compare(dictionary, batch, oracle)
     assert dictionary.log_threshold.grad.abs().sum() > 0 or bandwidth < 0.1
@@ -296,12 +307,25 @@ def test_jump_relu(batch, bandwidth):
 
 def test_jump_relu_starts_where_the_paper_does():
     dictionary = JumpReLU(D, H, K, threshold_lr_scale=3)
-    torch.testing.assert_close(dictionary.log_threshold.detach(), torch.full((H,), math.log(1e-3)))
+    torch.testing.assert_close(dictionary.log_threshold.detach(), torch.full((H,), math.log(1e-3 * math.sqrt(D))))
     optimizer = build_optimizer(dictionary, 1e-3)
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 3e-3]
+    assert optimizer.defaults["betas"] == (0.0, 0.999)
     for name in ("threshold", "bandwidth"):
         with pytest.raises(ValueError, match=name):
             JumpReLU(D, H, K, **{name: 0.0})
+    with pytest.raises(ValueError, match="adapt"):
+        JumpReLU(D, H, K, adapt=0.01)
+
+
+def test_jump_relu_without_a_threshold_starts_at_k():
+    generator = torch.Generator().manual_seed(1)
+    rows = {stream: torch.randn(400, D, generator=generator) for stream in BOTH}
+    torch.manual_seed(0)
+    dictionary = JumpReLU(D, H, K, threshold=None)
+    dictionary.initialize(rows)
+    counts = [dictionary.encode(x, stream).offsets.diff().double().mean().item() for stream, x in rows.items()]
+    assert sum(counts) / 2 == pytest.approx(K, rel=0.05)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])

@@ -43,7 +43,7 @@ def test_scale_of_the_input_changes_nothing(cls):
 @pytest.mark.parametrize("cls", PENALISED)
 def test_each_term_has_a_gradient(cls):
     batch = {stream: torch.randn(40, D, generator=torch.Generator().manual_seed(1)) for stream in BOTH}
-    options = {"threshold": 0.3, "bandwidth": 0.3} if cls is JumpReLU else {}
+    options = {"threshold": 0.12, "bandwidth": 0.12} if cls is JumpReLU else {}
     dictionary = make(cls, None, auxiliary_weight=0.1, dead_after=5, **options)
     dictionary.silent_for[:4] = 5
     parts = dictionary.loss({stream: rows.double() for stream, rows in batch.items()}).parts

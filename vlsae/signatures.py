@@ -30,18 +30,14 @@ class Setting:
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters that a class takes by name."""
-    if cls.__init__ is object.__init__:  # type: ignore[misc]
-        return {}
-    own = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
-    return {one.name: one for one in own if one.kind in _NAMED}
+    """Return the parameters that a class takes by name; ``**options`` stands for those of the class they go on to."""
+    return {name: parameter for name, (parameter, _) in _parameters(cls).items()}
 
 
 def settings_of(cls: type) -> dict[str, Setting]:
     """Return the parameters of a class that a configuration may set, by name."""
-    scope = vars(sys.modules[cls.__init__.__module__]) if parameters_of(cls) else {}  # type: ignore[misc]
     settings = {}
-    for name, parameter in parameters_of(cls).items():
+    for name, (parameter, scope) in _parameters(cls).items():
         required = parameter.default is inspect.Parameter.empty
         if required and name in RUNTIME:
             continue
@@ -64,6 +60,24 @@ def check_settings(path: str, values: Mapping[str, Any], cls: type) -> None:
             conform(f"{path}.{name}", values[name], setting.annotation)
         elif setting.required:
             raise UserError(f"{path}.{name} is not set.", f"Add {path}.{name}=VALUE to the command.")
+
+
+def _parameters(cls: type) -> dict[str, tuple[inspect.Parameter, Mapping[str, Any]]]:
+    """Return each parameter with the names that its annotation may use: those of the module it is written in."""
+    found: dict[str, tuple[inspect.Parameter, Mapping[str, Any]]] = {}
+    for base in cls.__mro__:
+        if base is object:
+            break
+        if "__init__" not in vars(base):
+            continue
+        own = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+        scope = vars(sys.modules[base.__init__.__module__])  # type: ignore[misc]
+        for one in own:
+            if one.kind in _NAMED:
+                found.setdefault(one.name, (one, scope))
+        if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in own):
+            break
+    return found
 
 
 def _annotation(parameter: inspect.Parameter, scope: Mapping[str, Any]) -> Any:

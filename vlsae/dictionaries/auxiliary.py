@@ -50,11 +50,6 @@ class AuxiliaryAutoencoder(Pretrained, Objective):
         self.vision_decoder = nn.Linear(width, vision_width)
         self.text_decoder = nn.Linear(width, language_width)
 
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a module of this form."""
-        names = ("vision_width", "language_width", "width", "similarity", "temperature")
-        return {name: getattr(self, name) for name in names}
-
     def encode(self, x: Tensor, stream: str) -> Tensor:
         """Return rows ``(n, d)`` of a stream in the shared space, ``(n, p)``."""
         check_stream(stream)

@@ -87,6 +87,7 @@ class Dictionary(Pretrained, nn.Module, ABC):
 
     #: Whether a row has at most k active concepts; else k is how many rows have on average, or are meant to have.
     bounds_k: ClassVar[bool] = True
+    not_saved: ClassVar[tuple[str, ...]] = ("expansion",)
 
     def __init__(
         self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, *, expansion: Count = 8

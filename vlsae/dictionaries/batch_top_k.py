@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlsae.bounds import OneOf, Range, check_finite_number
-from vlsae.dictionaries.base import Count, OptionalCount
+from vlsae.bounds import Range, check_finite_number
+from vlsae.dictionaries.base import OptionalCount
 from vlsae.dictionaries.centered import CenteredDictionary
 
 
@@ -34,30 +34,15 @@ class BatchTopK(CenteredDictionary):
         n_concepts: OptionalCount = None,
         k: OptionalCount = None,
         *,
-        expansion: Count = 8,
-        center: Annotated[str, OneOf("median", "mean", "zero")] = "median",
-        dead_after: Count = 1_000_000,
-        auxiliary_weight: Annotated[float, Range(0, None)] = 1 / 32,
         threshold_decay: Annotated[float, Range(0, 1)] = 0.99,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            width,
-            n_concepts,
-            k,
-            expansion=expansion,
-            center=center,
-            dead_after=dead_after,
-            auxiliary_weight=auxiliary_weight,
-        )
+        super().__init__(width, n_concepts, k, **options)
         check_finite_number("threshold_decay", threshold_decay, low=0, high=1)
         self.threshold_decay = threshold_decay
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self._smallest: Tensor | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a dictionary of this form."""
-        return {**super().settings(), "threshold_decay": self.threshold_decay}
 
     def after_step(self, step: int) -> None:
         """Keep the constraints of TopK and carry the threshold on."""

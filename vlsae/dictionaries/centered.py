@@ -6,14 +6,14 @@ Shapes: n rows of all streams, d width, h concepts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlsae.bounds import check_finite_number
-from vlsae.dictionaries.base import SparseCode, one_of, positive
+from vlsae.bounds import OneOf, Range, check_finite_number
+from vlsae.dictionaries.base import Count, OptionalCount, SparseCode, one_of, positive
 from vlsae.dictionaries.linear import LinearDictionary, linear, mean_squared_error
 from vlsae.dictionaries.selection import top_k
 from vlsae.training.objective import Loss
@@ -21,17 +21,22 @@ from vlsae.training.objective import Loss
 CENTERS = ("median", "mean", "zero")
 INPUT_NORMS = ("none", "rms")
 DECODER_NORMS = ("unit", "free")
+ENCODER_INITS = ("transpose", "random")
 
 #: Steps of the geometric median's iteration; each brings it several times closer.
 MEDIAN_STEPS = 20
 
 
 class CenteredDictionary(LinearDictionary):
-    """``z = W_e (x − b_d) + b_e``, ``x̂ = W_d code(z) + b_d`` for all streams; ``W_e`` starts as ``W_dᵀ``.
+    """``z = W_e (x − b_d) + b_e``, ``x̂ = W_d code(z) + b_d`` for all streams.
 
-    ``center``: where ``b_d`` starts. ``input_norm=rms`` divides rows by their root mean square, which ``decode``
-    undoes. ``decoder_norm=unit`` keeps the columns of ``W_d`` at length 1. A concept silent for ``dead_after`` rows is
-    dead; dead ones learn from what the others leave over, weighted by ``auxiliary_weight`` (arXiv 2406.04093, A.2).
+    ``center``: ``b_d`` starts at the rows' geometric ``median``, their ``mean`` or ``zero``. ``input_norm=rms`` divides
+    rows by their root mean square, which ``decode`` undoes. ``decoder_norm=unit`` keeps the columns of ``W_d`` at
+    length 1 and takes the gradient's part along them out; ``free`` leaves both. ``encoder_init``: ``W_e`` starts as
+    ``W_dᵀ`` (``transpose``), or is drawn on its own (``random``). A concept silent for ``dead_after`` rows is dead; the
+    ``auxiliary_k`` strongest dead ones (default: half the width) learn from what the others leave over, weighted by
+    ``auxiliary_weight`` (arXiv 2406.04093, A.2). ``n_concepts`` defaults to ``expansion · width``, ``k`` to a sixteenth
+    of the concepts.
     """
 
     silent_for: Tensor
@@ -40,15 +45,17 @@ class CenteredDictionary(LinearDictionary):
     def __init__(
         self,
         width: int,
-        n_concepts: int | None,
-        k: int | None,
+        n_concepts: OptionalCount = None,
+        k: OptionalCount = None,
         *,
-        expansion: int,
-        center: str,
-        dead_after: int,
-        auxiliary_weight: float,
-        input_norm: str = "none",
-        decoder_norm: str = "unit",
+        expansion: Count = 8,
+        center: Annotated[str, OneOf(*CENTERS)] = "median",
+        input_norm: Annotated[str, OneOf(*INPUT_NORMS)] = "none",
+        decoder_norm: Annotated[str, OneOf(*DECODER_NORMS)] = "unit",
+        encoder_init: Annotated[str, OneOf(*ENCODER_INITS)] = "transpose",
+        dead_after: Count = 1_000_000,
+        auxiliary_weight: Annotated[float, Range(0, None)] = 1 / 32,
+        auxiliary_k: OptionalCount = None,
     ) -> None:
         super().__init__(width, n_concepts, k, expansion=expansion)
         self.center = one_of("center", center, CENTERS)
@@ -57,21 +64,19 @@ class CenteredDictionary(LinearDictionary):
         self.auxiliary_weight = auxiliary_weight
         self.input_norm = one_of("input_norm", input_norm, INPUT_NORMS)
         self.decoder_norm = one_of("decoder_norm", decoder_norm, DECODER_NORMS)
+        self.encoder_init = one_of("encoder_init", encoder_init, ENCODER_INITS)
+        self.auxiliary_k = None if auxiliary_k is None else positive("auxiliary_k", auxiliary_k)
         self.encoder = nn.Linear(width, self.n_concepts)
         self.decoder = nn.Linear(self.n_concepts, width)
         with torch.no_grad():
             self.decoder.weight.copy_(F.normalize(self.decoder.weight, dim=0))
-            self.encoder.weight.copy_(self.decoder.weight.T)
+            if encoder_init == "transpose":
+                self.encoder.weight.copy_(self.decoder.weight.T)
             self.encoder.bias.zero_()
             self.decoder.bias.zero_()
         self.register_buffer("silent_for", torch.zeros(self.n_concepts, dtype=torch.int64), persistent=False)
         self.register_buffer("scale", torch.ones(()), persistent=input_norm != "none")
         self._fired: tuple[int, Tensor] | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a dictionary of this form."""
-        options = ("center", "dead_after", "auxiliary_weight")
-        return {**super().settings(), **{name: getattr(self, name) for name in options}}
 
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
         """Measure the rows' root mean square where it is divided by, and start the bias ``b_d`` at their centre."""
@@ -161,7 +166,7 @@ class CenteredDictionary(LinearDictionary):
         if dead.numel() == 0 or self.auxiliary_weight == 0:
             return residual.new_zeros(())
         own = activations[:, dead]
-        indices = top_k(own, min(max(1, self.width // 2), dead.numel()))
+        indices = top_k(own, min(self.auxiliary_k or max(1, self.width // 2), dead.numel()))
         code = torch.zeros_like(own).scatter(1, indices, own.gather(1, indices)).to(residual.dtype)
         error = (residual - code @ self._columns()[:, dead].T).square().sum()
         return self.auxiliary_weight * error / residual.square().sum().clamp(min=torch.finfo(residual.dtype).tiny)

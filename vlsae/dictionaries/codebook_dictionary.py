@@ -6,7 +6,7 @@ Shapes: n rows of all streams, d width, h codes, k codes of a row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +67,6 @@ class Codebook(Dictionary, Objective):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("fired", torch.zeros(self.n_concepts, dtype=torch.int64), persistent=False)
         self._last: tuple[Tensor, Tensor] | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a dictionary of this form."""
-        options = ("metric", "gradient", "input_norm", "reduce", "initial", "replace_after")
-        return {**super().settings(), **{name: getattr(self, name) for name in options}}
 
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
         """Measure the rows' mean and size, and start the codes at rows where that is asked for."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlsae.dictionaries.base import STREAMS, Dictionary
 from vlsae.dictionaries.codes import row_chunks, to_matrix
+from vlsae.dictionaries.running_sample import RunningSample
 from vlsae.dictionaries.running_top import RunningTop
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 #: Columns of the samples that may hold where an image lies.
 PATH_COLUMNS = ("path", "image_path", "file_name")
+#: Active rows of a concept from which its median and low items and its histogram are taken.
+SAMPLED = 32
+#: Median and low items listed, of each stream.
+MIDDLE_ITEMS = 3
+#: Equal bins from zero to the largest activation, which a concept's histogram counts.
+BINS = 12
 
 Item = dict[str, Any]
 
@@ -65,6 +72,18 @@ class _Stream:
         return {int(r): {"pair_id": i, "path": p} for r, i, p in zip(rows, ids, paths)}
 
 
+class _Seen(NamedTuple):
+    """What one stream showed: the most activating rows and a fair sample of the active ones."""
+
+    top: RunningTop
+    sample: RunningSample
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Every row that some concept lists."""
+        return np.union1d(self.top.kept_rows, self.sample.kept_rows)
+
+
 @torch.no_grad()
 def top_items(
     dictionary: Dictionary,
@@ -79,17 +98,19 @@ def top_items(
 
     ``sites``: stream → site of the store; ``encode``: maps rows before the dictionary reads them (the auxiliary
     autoencoder); ``progress`` is called with the number of rows done. Only active rows are listed, so a dead concept's
-    list is empty; identical captions and identical pictures are listed once; ties go to the lower row. A stream that
+    list is empty; identical captions and identical pictures are listed once; ties go to the lower row. Beside the top
+    items stand ``images_median`` and ``images_low`` (and of texts), drawn from a fair sample of active rows, and
+    ``density_v``, ``density_l``: that sample's counts in equal bins from zero to its largest activation. A stream that
     the store lacks has None for its statistics.
     """
     streams = {name: _stream(store, name, sites[name]) for name in STREAMS if name in sites}
-    tops = {
+    seen = {
         name: _scan(dictionary, store, stream, items, encode, progress or (lambda rows: None))
         for name, stream in streams.items()
     }
-    described = {name: streams[name].describe(top.kept_rows) for name, top in tops.items()}
+    described = {name: streams[name].describe(one.rows) for name, one in seen.items()}
     for concept in range(dictionary.n_concepts):
-        yield _concept(concept, tops, described)
+        yield _concept(concept, seen, described)
 
 
 def _scan(
@@ -99,19 +120,22 @@ def _scan(
     items: int,
     encode: Callable[[Tensor, str], Tensor] | None,
     progress: Callable[[int], None],
-) -> RunningTop:
-    top = RunningTop(dictionary.n_concepts, items)
+) -> _Seen:
+    seen = _Seen(RunningTop(dictionary.n_concepts, items), RunningSample(dictionary.n_concepts, SAMPLED))
     for chunk in row_chunks(len(stream.owner), dictionary.n_concepts):
         rows = np.arange(chunk.start, chunk.stop)
         x = store.read(stream.site, rows)
         if encode is not None:
             x = encode(x, stream.name)
-        top.add(to_matrix(dictionary.encode(x, stream.name)), rows, stream.keys(rows))
+        codes = to_matrix(dictionary.encode(x, stream.name))
+        seen.top.add(codes, rows, stream.keys(rows))
+        seen.sample.add(codes, rows)
         progress(len(rows))
-    return top
+    return seen
 
 
-def _concept(number: int, tops: Mapping[str, RunningTop], described: Mapping[str, dict[int, Item]]) -> dict[str, Any]:
+def _concept(number: int, seen: Mapping[str, _Seen], described: Mapping[str, dict[int, Item]]) -> dict[str, Any]:
+    tops = {stream: one.top for stream, one in seen.items()}
     record: dict[str, Any] = {"id": number, "name": None}
     means: list[float] = []
     for stream, letter in (("vision", "v"), ("language", "l")):
@@ -124,12 +148,37 @@ def _concept(number: int, tops: Mapping[str, RunningTop], described: Mapping[str
         if record[f"mean_{letter}"] is not None:
             means.append(record[f"mean_{letter}"])
     record["mean_activation"] = sum(means) / len(means) if means else None
-    for stream, field in (("vision", "images"), ("language", "texts")):
-        record[field] = []
-        if stream in tops:
-            rows, values = tops[stream].of(number)
-            record[field] = [{**described[stream][int(r)], "act": round(float(a), 6)} for r, a in zip(rows, values)]
+    for stream, field, letter in (("vision", "images", "v"), ("language", "texts", "l")):
+        lists: dict[str, Any] = {"top": ((), ()), "median": ((), ()), "low": ((), ())}
+        density = None
+        if stream in seen:
+            lists["top"] = tops[stream].of(number)
+            rows, values = seen[stream].sample.of(number)
+            lists["median"], lists["low"] = _middle_and_low(rows, values, lists["top"][0])
+            density = _density(values)
+        for place, (rows, values) in lists.items():
+            name = field if place == "top" else f"{field}_{place}"
+            record[name] = [{**described[stream][int(r)], "act": round(float(a), 6)} for r, a in zip(rows, values)]
+        record[f"density_{letter}"] = density
     return record
+
+
+def _middle_and_low(rows: np.ndarray, values: np.ndarray, top: np.ndarray) -> tuple[Any, Any]:
+    """Return the sampled rows about the median activation and the weakest ones, none of them among the top."""
+    fresh = ~np.isin(rows, top)
+    rows, values = rows[fresh], values[fresh]
+    low = min(MIDDLE_ITEMS, len(rows) // 2)
+    start = max(low, len(rows) // 2 - MIDDLE_ITEMS // 2)
+    middle = slice(start, start + MIDDLE_ITEMS)
+    return (rows[middle], values[middle]), (rows[:low], values[:low])
+
+
+def _density(values: np.ndarray) -> list[int]:
+    if not len(values):
+        return []
+    largest = float(np.abs(values).max())
+    counts, _ = np.histogram(np.abs(values), bins=BINS, range=(0, largest))
+    return [int(count) for count in counts]
 
 
 def _stream(store: Store, name: str, site: str) -> _Stream:

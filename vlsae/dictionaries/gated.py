@@ -6,14 +6,13 @@ Shapes: n rows of all streams, d width, h concepts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlsae.bounds import OneOf, Range
-from vlsae.dictionaries.base import Count, OptionalCount
+from vlsae.dictionaries.base import OptionalCount
 from vlsae.dictionaries.linear import linear, mean_squared_error
 from vlsae.dictionaries.penalized import PenalizedDictionary
 
@@ -32,27 +31,9 @@ class Gated(PenalizedDictionary):
         width: int,
         n_concepts: OptionalCount = None,
         k: OptionalCount = None,
-        *,
-        expansion: Count = 8,
-        center: Annotated[str, OneOf("median", "mean", "zero")] = "median",
-        input_norm: Annotated[str, OneOf("none", "rms")] = "rms",
-        dead_after: Count = 1_000_000,
-        auxiliary_weight: Annotated[float, Range(0, None)] = 0.0,
-        sparsity: Annotated[float, Range(0, None)] = 1.0,
-        adapt: Annotated[float, Range(0, None)] = 0.01,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            width,
-            n_concepts,
-            k,
-            expansion=expansion,
-            center=center,
-            input_norm=input_norm,
-            dead_after=dead_after,
-            auxiliary_weight=auxiliary_weight,
-            sparsity=sparsity,
-            adapt=adapt,
-        )
+        super().__init__(width, n_concepts, k, **options)
         self.log_gain = nn.Parameter(torch.zeros(self.n_concepts))
         self.magnitude_bias = nn.Parameter(torch.zeros(self.n_concepts))
 

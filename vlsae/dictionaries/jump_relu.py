@@ -6,26 +6,33 @@ Shapes: n rows of all streams, h concepts.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vlsae.bounds import OneOf, Range
-from vlsae.dictionaries.base import Count, OptionalCount
+from vlsae.bounds import OneOf, Range, check_finite_number
+from vlsae.dictionaries.base import OptionalCount, one_of
 from vlsae.dictionaries.penalized import PenalizedDictionary
 from vlsae.errors import UserError
 
+PENALTIES = ("target", "l0")
+
 
 class JumpReLU(PenalizedDictionary):
-    """``a = z · 1[z > θ]`` of ``z = ReLU(W_e (x − b_d) + b_e)``, with the penalty ``Σ_i 1[z_i > θ_i]``.
+    """``a = z · 1[z > θ]`` of ``z = ReLU(W_e (x − b_d) + b_e)``, with a penalty on ``L0 = Σ_i 1[z_i > θ_i]``.
 
-    θ starts at ``threshold``; steps get a gradient in θ through a rectangular kernel of width ``bandwidth``.
-    ``threshold_lr_scale`` is the learning rate of log θ beside the others'. ``sparsity`` and ``adapt``: the penalty's
-    weight, which follows the active concepts to k. Other options as in TopK.
+    ``penalty=target`` adds ``sparsity · (L0 / k − 1)²`` of each stream's mean L0, which draws L0 to k from either side;
+    ``l0`` adds ``λ · L0 / d``, λ from ``sparsity`` on as ``adapt`` says. Either grows linearly over the first
+    ``penalty_warmup`` steps. ``threshold`` is θ at the start (None: where the first rows have k active concepts),
+    ``bandwidth`` the width of the kernel through which steps get a gradient in θ; both are meant for rows of length 1
+    on average, as in the paper, and are multiplied by √d where ``input_norm=rms``. ``threshold_lr_scale`` is the
+    learning rate of log θ beside the others'. Other options as in PenalizedDictionary.
     """
 
     kind: ClassVar[str] = "jump_relu"
+    steps: Tensor
 
     def __init__(
         self,
@@ -33,39 +40,48 @@ class JumpReLU(PenalizedDictionary):
         n_concepts: OptionalCount = None,
         k: OptionalCount = None,
         *,
-        expansion: Count = 8,
-        center: Annotated[str, OneOf("median", "mean", "zero")] = "median",
-        input_norm: Annotated[str, OneOf("none", "rms")] = "rms",
-        dead_after: Count = 1_000_000,
-        auxiliary_weight: Annotated[float, Range(0, None)] = 0.0,
-        sparsity: Annotated[float, Range(0, None)] = 0.1,
-        adapt: Annotated[float, Range(0, None)] = 0.01,
-        threshold: Annotated[float, Range(1e-9, None)] = 1e-3,
+        penalty: Annotated[str, OneOf(*PENALTIES)] = "target",
+        penalty_warmup: Annotated[int, Range(0, None)] = 10_000,
+        adapt: Annotated[float, Range(0, None)] = 0.0,
+        threshold: Annotated[float | None, Range(1e-9, None)] = 1e-3,
         bandwidth: Annotated[float, Range(1e-9, None)] = 1e-3,
         threshold_lr_scale: Annotated[float, Range(0, None)] = 1.0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            width,
-            n_concepts,
-            k,
-            expansion=expansion,
-            center=center,
-            input_norm=input_norm,
-            dead_after=dead_after,
-            auxiliary_weight=auxiliary_weight,
-            sparsity=sparsity,
-            adapt=adapt,
-        )
-        for name, value in (("threshold", threshold), ("bandwidth", bandwidth)):
+        super().__init__(width, n_concepts, k, adapt=adapt, **options)
+        self.penalty = one_of("penalty", penalty, PENALTIES)
+        if penalty == "target" and adapt > 0:
+            raise UserError(f"adapt={adapt} is for penalty=l0; penalty=target aims at k itself.", "Leave adapt at 0.")
+        for name, value in (("threshold", 1.0 if threshold is None else threshold), ("bandwidth", bandwidth)):
             if not 0 < value < math.inf:
                 raise UserError(f"{name} must be a finite number above 0; got {value}.")
-        self.threshold, self.bandwidth, self.threshold_lr_scale = threshold, bandwidth, threshold_lr_scale
-        self.log_threshold = nn.Parameter(torch.full((self.n_concepts,), math.log(threshold)))
+        check_finite_number("penalty_warmup", penalty_warmup, low=0)
+        check_finite_number("threshold_lr_scale", threshold_lr_scale, low=0)
+        self.penalty_warmup, self.threshold, self.bandwidth = penalty_warmup, threshold, bandwidth
+        self.threshold_lr_scale = threshold_lr_scale
+        #: What stands for 1 among rows of length 1 on average.
+        self._unit = math.sqrt(width) if self.input_norm == "rms" else 1.0
+        start = math.log((1e-3 if threshold is None else threshold) * self._unit)
+        self.log_threshold = nn.Parameter(torch.full((self.n_concepts,), start))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=False)
 
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a dictionary of this form."""
-        options = ("threshold", "bandwidth", "threshold_lr_scale")
-        return {**super().settings(), **{name: getattr(self, name) for name in options}}
+    def initialize(self, batch: Mapping[str, Tensor]) -> None:
+        """Measure the rows' size and centre, and where no threshold is given, the one that leaves k active concepts."""
+        super().initialize(batch)
+        if self.threshold is None:
+            # The streams count alike: of each the k-th part of its activations lies above the threshold.
+            active = [self._activate(x, stream) for stream, x in self.checked_batch(batch).items()]
+            values = torch.stack([self._above_which(a) for a in active])
+            self.log_threshold.data.fill_(values.mean().clamp(min=1e-6).log().item())
+
+    def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        """Return Adam without momentum, as published."""
+        return torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.999))
+
+    def after_step(self, step: int) -> None:
+        """Keep the constraints and count the steps of the penalty's warm-up."""
+        super().after_step(step)
+        self.steps.add_(1)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return two optimiser groups: the thresholds have a learning rate of their own."""
@@ -73,12 +89,37 @@ class JumpReLU(PenalizedDictionary):
         return [{"params": others}, {"params": [self.log_threshold], "lr_scale": self.threshold_lr_scale}]
 
     def _code(self, activations: Tensor) -> Tensor:
-        code: Tensor = _Jump.apply(activations, self.log_threshold.to(activations).exp(), self.bandwidth)
+        code: Tensor = _Jump.apply(activations, self._threshold(activations), self.bandwidth * self._unit)
         return code
 
     def _penalty(self, active: Tensor, code: Tensor) -> Tensor:
-        step: Tensor = _Step.apply(active, self.log_threshold.to(active).exp(), self.bandwidth)
+        step: Tensor = _Step.apply(active, self._threshold(active), self.bandwidth * self._unit)
         return step.sum(dim=1)
+
+    def _terms(
+        self, x: Tensor, active: Tensor, code: Tensor, sizes: list[int], parts: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if self.penalty == "target":
+            counts = self._penalty(active, code).split(sizes)
+            off = torch.stack([(count.mean() / self.k - 1).square() for count in counts])
+            terms = {"loss/sparsity": self.sparsity_weight * off.sum()}
+        else:
+            terms = super()._terms(x, active, code, sizes, parts)
+        return {name: term * self._grown() for name, term in terms.items()}
+
+    def _grown(self) -> Tensor | float:
+        """Return the share of the penalty at this step; all of it outside training."""
+        if not self.training or self.penalty_warmup == 0:
+            return 1.0
+        return ((self.steps + 1) / self.penalty_warmup).clamp(max=1)
+
+    def _threshold(self, like: Tensor) -> Tensor:
+        return self.log_threshold.to(like).exp()
+
+    def _above_which(self, activations: Tensor) -> Tensor:
+        """Return the value that k activations a row exceed on average."""
+        flat = activations.flatten()
+        return flat.kthvalue(max(1, len(flat) - self.k * len(activations))).values
 
 
 class _Step(torch.autograd.Function):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from vlsae.bounds import OneOf, Range
-from vlsae.dictionaries.base import Count, OptionalCount
+from vlsae.dictionaries.base import OptionalCount
 from vlsae.dictionaries.batch_top_k import BatchTopK
 from vlsae.dictionaries.linear import mean_squared_error
 from vlsae.errors import UserError
@@ -36,28 +35,11 @@ class Matryoshka(BatchTopK):
         n_concepts: OptionalCount = None,
         k: OptionalCount = None,
         *,
-        expansion: Count = 8,
-        center: Annotated[str, OneOf("median", "mean", "zero")] = "median",
-        dead_after: Count = 1_000_000,
-        auxiliary_weight: Annotated[float, Range(0, None)] = 1 / 32,
-        threshold_decay: Annotated[float, Range(0, 1)] = 0.99,
         prefixes: list[int] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            width,
-            n_concepts,
-            k,
-            expansion=expansion,
-            center=center,
-            dead_after=dead_after,
-            auxiliary_weight=auxiliary_weight,
-            threshold_decay=threshold_decay,
-        )
+        super().__init__(width, n_concepts, k, **options)
         self.prefixes = _published(self.n_concepts) if prefixes is None else _checked(prefixes, self.n_concepts)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a dictionary of this form."""
-        return {**super().settings(), "prefixes": self.prefixes}
 
     def _terms(
         self, x: Tensor, active: Tensor, code: Tensor, sizes: list[int], parts: Mapping[str, Tensor]

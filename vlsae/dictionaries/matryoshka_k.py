@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlsae.bounds import OneOf, Range
-from vlsae.dictionaries.base import Count, OptionalCount, one_of, positive
+from vlsae.dictionaries.base import OptionalCount, one_of, positive
 from vlsae.dictionaries.centered import CenteredDictionary
 from vlsae.dictionaries.linear import mean_squared_error
 from vlsae.dictionaries.selection import top_k
@@ -37,30 +37,16 @@ class MatryoshkaK(CenteredDictionary):
         n_concepts: OptionalCount = None,
         k: OptionalCount = None,
         *,
-        expansion: Count = 8,
-        center: Annotated[str, OneOf("median", "mean", "zero")] = "median",
-        dead_after: Count = 1_000_000,
         auxiliary_weight: Annotated[float, Range(0, None)] = 0.0,
-        weighting: Annotated[str, OneOf("uniform", "decreasing")] = "uniform",
+        weighting: Annotated[str, OneOf(*WEIGHTINGS)] = "uniform",
         largest: OptionalCount = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            width,
-            n_concepts,
-            k,
-            expansion=expansion,
-            center=center,
-            dead_after=dead_after,
-            auxiliary_weight=auxiliary_weight,
-        )
+        super().__init__(width, n_concepts, k, auxiliary_weight=auxiliary_weight, **options)
         self.weighting = one_of("weighting", weighting, WEIGHTINGS)
         self.largest = positive("largest", self.n_concepts if largest is None else largest)
         if not self.k <= self.largest <= self.n_concepts:
             raise UserError(f"largest must lie in {self.k}…{self.n_concepts} (k to n_concepts); got {largest}.")
-
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a dictionary of this form."""
-        return {**super().settings(), "weighting": self.weighting, "largest": self.largest}
 
     def levels(self) -> list[int]:
         """Return the numbers of active concepts that reconstruct: k, doubled until the largest."""

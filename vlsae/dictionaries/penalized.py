@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from vlsae.bounds import check_finite_number
-from vlsae.dictionaries.centered import CenteredDictionary, sum_of_stream_means
+from vlsae.bounds import OneOf, Range, check_finite_number
+from vlsae.dictionaries.base import OptionalCount
+from vlsae.dictionaries.centered import INPUT_NORMS, CenteredDictionary, sum_of_stream_means
 
 
 class PenalizedDictionary(CenteredDictionary):
@@ -28,18 +29,23 @@ class PenalizedDictionary(CenteredDictionary):
     sparsity_weight: Tensor
 
     def __init__(
-        self, width: int, n_concepts: int | None, k: int | None, *, sparsity: float, adapt: float, **options: Any
+        self,
+        width: int,
+        n_concepts: OptionalCount = None,
+        k: OptionalCount = None,
+        *,
+        input_norm: Annotated[str, OneOf(*INPUT_NORMS)] = "rms",
+        auxiliary_weight: Annotated[float, Range(0, None)] = 0.0,
+        sparsity: Annotated[float, Range(0, None)] = 1.0,
+        adapt: Annotated[float, Range(0, None)] = 0.01,
+        **options: Any,
     ) -> None:
-        super().__init__(width, n_concepts, k, **options)
+        super().__init__(width, n_concepts, k, input_norm=input_norm, auxiliary_weight=auxiliary_weight, **options)
         check_finite_number("sparsity", sparsity, low=0)
         check_finite_number("adapt", adapt, low=0)
         self.sparsity, self.adapt = sparsity, adapt
         self.register_buffer("sparsity_weight", torch.tensor(float(sparsity)))
         self._active: Tensor | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a dictionary of this form."""
-        return {**super().settings(), "input_norm": self.input_norm, "sparsity": self.sparsity, "adapt": self.adapt}
 
     def after_step(self, step: int) -> None:
         """Keep the constraints, and let the penalty's weight follow the number of active concepts."""

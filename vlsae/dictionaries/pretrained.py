@@ -11,6 +11,7 @@ from torch import nn
 
 import vlsae
 from vlsae.errors import MissingFile, UserError, unknown
+from vlsae.signatures import parameters_of
 from vlsae.training import weight_files
 
 SCHEMA = 1
@@ -44,6 +45,8 @@ class Pretrained:
 
     #: The name of the class in files.
     kind: ClassVar[str] = ""
+    #: Arguments that only give others their defaults, and so are in no file.
+    not_saved: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -51,8 +54,8 @@ class Pretrained:
             _classes[cls.kind] = cls
 
     def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a module of this form."""
-        return {name: getattr(self, name) for name in ("width", "n_concepts", "k")}
+        """Return the constructor's arguments that give a module of this form: the attributes of their names."""
+        return {name: getattr(self, name) for name in parameters_of(type(self)) if name not in self.not_saved}
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder, each whole or not at all."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Any, ClassVar
 
-from vlsae.bounds import OneOf
-from vlsae.dictionaries.base import Count, OptionalCount
+from vlsae.dictionaries.base import OptionalCount
 from vlsae.dictionaries.vl_sae import VLSAE
 
 
@@ -14,17 +13,6 @@ class RandomEncoder(VLSAE):
 
     kind: ClassVar[str] = "random_enc"
 
-    def __init__(
-        self,
-        width: int,
-        n_concepts: OptionalCount = None,
-        k: OptionalCount = None,
-        *,
-        expansion: Count = 8,
-        topk_mode: Annotated[str, OneOf("exact", "reference")] = "exact",
-        input_norm: Annotated[str, OneOf("none", "unit", "mean_norm")] = "none",
-        loss_balance: Annotated[str, OneOf("none", "variance")] = "none",
-    ) -> None:
-        options = {"topk_mode": topk_mode, "input_norm": input_norm, "loss_balance": loss_balance}
-        super().__init__(width, n_concepts, k, expansion=expansion, **options)
+    def __init__(self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, **options: Any) -> None:
+        super().__init__(width, n_concepts, k, **options)
         self.encoder.requires_grad_(False)

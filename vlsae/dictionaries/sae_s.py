@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from vlsae.dictionaries.base import Count, OptionalCount
+from vlsae.dictionaries.base import OptionalCount
 from vlsae.dictionaries.linear import LinearDictionary
 
 
@@ -19,10 +19,8 @@ class SAES(LinearDictionary):
 
     kind: ClassVar[str] = "sae_s"
 
-    def __init__(
-        self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, *, expansion: Count = 8
-    ) -> None:
-        super().__init__(width, n_concepts, k, expansion=expansion)
+    def __init__(self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, **options: Any) -> None:
+        super().__init__(width, n_concepts, k, **options)
         self.encoder = nn.Linear(width, self.n_concepts)
         self.decoder = nn.Linear(self.n_concepts, width)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
-from vlsae.dictionaries.base import Count, OptionalCount
+from vlsae.dictionaries.base import OptionalCount
 from vlsae.dictionaries.linear import LinearDictionary
 
 
@@ -18,10 +18,8 @@ class SharedLinear(LinearDictionary):
 
     kind: ClassVar[str] = "shared_lin_2dec"
 
-    def __init__(
-        self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, *, expansion: Count = 8
-    ) -> None:
-        super().__init__(width, n_concepts, k, expansion=expansion)
+    def __init__(self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, **options: Any) -> None:
+        super().__init__(width, n_concepts, k, **options)
         self.encoder = nn.Linear(width, self.n_concepts)
         self.vision_decoder = nn.Linear(self.n_concepts, width)
         self.text_decoder = nn.Linear(self.n_concepts, width)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlsae.bounds import OneOf
+from vlsae.dictionaries import kernels
 from vlsae.dictionaries.base import STREAMS, Count, Dictionary, OptionalCount, SparseCode, one_of
 from vlsae.dictionaries.selection import at_least_single, top_k, top_k_strict
 from vlsae.errors import UserError
@@ -59,11 +60,6 @@ class VLSAE(Dictionary, Objective):
         self.register_buffer("mean_norm", torch.zeros(2), persistent=input_norm == "mean_norm")
         self.register_buffer("variance", torch.zeros(2), persistent=loss_balance == "variance")
 
-    def settings(self) -> dict[str, Any]:
-        """Return the constructor's arguments that give a dictionary of this form."""
-        options = ("topk_mode", "input_norm", "loss_balance")
-        return {**super().settings(), **{name: getattr(self, name) for name in options}}
-
     def activations(self, x: Tensor, stream: str) -> Tensor:
         """Return the dense activations ``(n, h)`` in [0, 2], 2 where a row points along a concept."""
         return _activation(self._cosine(self.checked(x, stream))).to(self.encoder.dtype)
@@ -107,13 +103,10 @@ class VLSAE(Dictionary, Objective):
             zero = (x == 0).all(dim=1)
             if zero.any():
                 raise InvalidRows("rows of zeros, which have no direction,", stream, zero)
-        indices, values, kept = self._select(self._cosine(torch.cat(list(rows.values()))))
-        if kept is not None:
-            values = values * kept
-        code = values.new_zeros(values.shape[0], self.n_concepts).scatter(1, indices, values)
-        parts = {}
-        for (stream, x), own in zip(rows.items(), code.split([x.shape[0] for x in rows.values()])):
-            parts[f"loss/{stream}"] = self._error(self._decoder(stream)(own), x, stream)
+        x = torch.cat(list(rows.values()))
+        sparse = kernels.pays(self.n_concepts, self.k, self.encoder)
+        decoded = self._decoded_sparsely(x, rows) if sparse else self._decoded(x, rows)
+        parts = {f"loss/{stream}": self._error(decoded[stream], own, stream) for stream, own in rows.items()}
         return Loss(torch.stack(list(parts.values())).sum(), parts)
 
     @classmethod
@@ -127,8 +120,38 @@ class VLSAE(Dictionary, Objective):
         return from_author_state(cls, state, k)
 
     def _add_decoders(self) -> None:
-        self.vision_decoder = nn.Linear(self.n_concepts, self.width)
-        self.text_decoder = nn.Linear(self.n_concepts, self.width)
+        self.vision_decoder = kernels.concept_major(nn.Linear(self.n_concepts, self.width))
+        self.text_decoder = kernels.concept_major(nn.Linear(self.n_concepts, self.width))
+
+    def _decoded(self, x: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the decoded rows of each stream, of all their rows ``x (n, d)``, by dense products."""
+        indices, values, kept = self._select(self._cosine(x))
+        if kept is not None:
+            values = values * kept
+        code = values.new_zeros(len(x), self.n_concepts).scatter(1, indices, values)
+        own = code.split([len(part) for part in rows.values()])
+        return {stream: self._decoder(stream)(part) for stream, part in zip(rows, own)}
+
+    def _decoded_sparsely(self, x: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the same at the cost of the active concepts, but for one dense product that chooses them."""
+        unit_rows = F.normalize(x, dim=1, eps=1e-12)
+        with torch.no_grad():
+            norms = torch.linalg.vector_norm(self.encoder, dim=1).clamp(min=1e-12)
+            unit = self.encoder / norms[:, None]
+            cosine = unit_rows @ unit.T
+            indices, _, kept = self._select(cosine)
+            chosen = cosine.gather(1, indices)
+        support = kernels.Support(indices, self.n_concepts)
+        values = _activation(kernels.SelectedCosine.apply(support, unit_rows, self.encoder, unit, norms, chosen))
+        if kept is not None:
+            values = values * kept
+        decoded = {}
+        sizes = [len(part) for part in rows.values()]
+        for stream, own, active in zip(rows, indices.split(sizes), values.split(sizes)):
+            decoder = self._decoder(stream)
+            sums = kernels.SparseDecoding.apply(kernels.Support(own, self.n_concepts), active, decoder.weight.T)
+            decoded[stream] = sums + decoder.bias
+        return decoded
 
     def _decoder(self, stream: str) -> nn.Linear:
         return self.vision_decoder if stream == "vision" else self.text_decoder

@@ -1,0 +1,186 @@
+"""Products with k active concepts a row, at the cost of the active ones.
+
+A dictionary's step needs one dense product, that of its encoder. Decoding, both weights' gradients and the codes'
+gradients involve active concepts alone: rows gathered and summed, their transpose, and single entries of a product.
+
+Shapes: n rows, d width, h concepts, k active concepts a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+#: Share of active concepts above which dense products are faster (benchmarks/dictionary_step.py --paths).
+SPARSE_SHARE = 0.25
+
+
+class Support:
+    """Which concepts are active: ``indices (n, k)``, distinct within a row, of ``n_concepts``."""
+
+    def __init__(self, indices: Tensor, n_concepts: int) -> None:
+        self.indices, self.n_concepts = indices.contiguous(), n_concepts
+
+    @property
+    def n(self) -> int:
+        """The number of rows."""
+        return self.indices.shape[0]
+
+    @property
+    def k(self) -> int:
+        """The number of active concepts a row."""
+        return self.indices.shape[1]
+
+    @functools.cached_property
+    def row_offsets(self) -> Tensor:
+        """Where each row begins among all active entries, and the end, ``(n + 1,)``."""
+        return torch.arange(0, self.n * self.k + 1, self.k, device=self.indices.device)
+
+    @functools.cached_property
+    def by_concept(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The entries in the order of their concepts: their places, their rows, and where each concept begins."""
+        flat = self.indices.view(-1)
+        places = flat.argsort(stable=True)
+        counts = torch.bincount(flat, minlength=self.n_concepts)
+        begins = torch.zeros(self.n_concepts, dtype=torch.int64, device=flat.device)
+        begins[1:] = counts[:-1].cumsum(0)
+        return places, places.div(self.k, rounding_mode="floor"), begins
+
+
+def weighted_sums(support: Support, values: Tensor, weight: Tensor) -> Tensor:
+    """Return ``(n, d)``: each row's active rows of ``weight (h, d)``, weighted by ``values (n, k)`` and summed."""
+    flat, offsets = support.indices.view(-1), support.row_offsets[:-1]
+    return _bags(weight, flat, offsets, values.reshape(-1))
+
+
+def transposed_sums(support: Support, values: Tensor, rows: Tensor) -> Tensor:
+    """Return ``(h, d)``: of each concept, the ``rows (n, d)`` that it is active on, weighted by ``values (n, k)``."""
+    places, own, begins = support.by_concept
+    return _bags(rows, own, begins, values.reshape(-1)[places])
+
+
+def concept_sums(support: Support, values: Tensor) -> Tensor:
+    """Return ``(h,)``: of each concept, the sum of its ``values (n, k)``."""
+    return values.new_zeros(support.n_concepts).index_add_(0, support.indices.view(-1), values.reshape(-1))
+
+
+def entries(support: Support, rows: Tensor, weight: Tensor) -> Tensor:
+    """Return ``(n, k)``: the active entries of ``rows @ weight.T``, of ``rows (n, d)`` and ``weight (h, d)``."""
+    zeros = rows.new_zeros(support.n * support.k)
+    pattern = _compressed(support.row_offsets, support.indices.view(-1), zeros, (support.n, support.n_concepts))
+    product = torch.sparse.sampled_addmm(pattern, rows.contiguous(), weight.T, beta=0.0)
+    return product.values().view(support.n, support.k)
+
+
+class SelectedProduct(torch.autograd.Function):
+    """``values (n, k)``: known entries of ``rows @ weight.T + bias``, with the gradients of all three.
+
+    Whoever chose the support has computed the whole product without a graph; only its active entries get gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, support: Support, rows: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor
+    ) -> Tensor:
+        """Return the values as they are, now a function of rows, weight and bias."""
+        ctx.support = support
+        ctx.save_for_backward(rows, weight)
+        return values.view_as(values)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of rows, weight and bias."""
+        support, (rows, weight) = ctx.support, ctx.saved_tensors
+        of_rows = weighted_sums(support, gradient, weight) if ctx.needs_input_grad[1] else None
+        of_weight = transposed_sums(support, gradient, rows) if ctx.needs_input_grad[2] else None
+        of_bias = concept_sums(support, gradient) if ctx.needs_input_grad[3] else None
+        return None, of_rows, of_weight, of_bias, None
+
+
+class SelectedCosine(torch.autograd.Function):
+    """``values (n, k)``: known cosines of unit ``rows (n, d)`` and ``weight (h, d)``, with the gradients of both.
+
+    ``unit (h, d)`` and ``norms (h,)`` are the weight's directions and lengths. The gradient of a direction has no part
+    along it: that part is ``Σ gradient · cosine`` over the concept's active rows, so that no pass over weights finds it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, support: Support, rows: Tensor, weight: Tensor, unit: Tensor, norms: Tensor, values: Tensor
+    ) -> Tensor:
+        """Return the values as they are, now a function of rows and weight."""
+        ctx.support = support
+        ctx.save_for_backward(rows, unit, norms, values)
+        return values.view_as(values)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of rows and weight."""
+        support, (rows, unit, norms, values) = ctx.support, ctx.saved_tensors
+        of_rows = weighted_sums(support, gradient, unit) if ctx.needs_input_grad[1] else None
+        of_weight = None
+        if ctx.needs_input_grad[2]:
+            scale = norms.reciprocal()
+            along = concept_sums(support, gradient * values) * scale
+            scaled = gradient * scale[support.indices]
+            of_weight = transposed_sums(support, scaled, rows).addcmul_(unit, along[:, None], value=-1)
+        return None, of_rows, of_weight, None, None, None
+
+
+class SparseDecoding(torch.autograd.Function):
+    """``(n, d)``: the sum of the active rows of ``weight (h, d)``, each times its value, ``values (n, k)``.
+
+    ``unit``: the rows of ``weight`` have length 1 and are to keep it, so that its gradient loses the part along them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, support: Support, values: Tensor, weight: Tensor, unit: bool = False) -> Tensor:
+        """Return the decoded rows."""
+        ctx.support, ctx.unit = support, unit
+        ctx.save_for_backward(values, weight)
+        return weighted_sums(support, values, weight)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of values and weight."""
+        support, (values, weight) = ctx.support, ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_values = entries(support, gradient, weight) if ctx.needs_input_grad[1] or ctx.unit else None
+        of_weight = None
+        if ctx.needs_input_grad[2]:
+            of_weight = transposed_sums(support, values, gradient)
+            if ctx.unit:
+                of_weight.addcmul_(weight, concept_sums(support, values * of_values)[:, None], value=-1)
+        return None, of_values, of_weight, None
+
+
+def concept_major(layer: nn.Linear) -> nn.Linear:
+    """Lay a decoder's ``weight (d, h)`` out in memory concept by concept, so that a concept's row is read at once."""
+    layer.weight = nn.Parameter(layer.weight.detach().T.contiguous().T)
+    return layer
+
+
+def pays(n_concepts: int, k: int, tensor: Tensor) -> bool:
+    """Tell whether sparse products are faster: on a CPU, in single or double precision, for a small share of concepts."""
+    return (
+        tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and k < SPARSE_SHARE * n_concepts
+    )
+
+
+def _bags(table: Tensor, indices: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    return torch.embedding_bag(table, indices, offsets, False, 0, False, weights.contiguous())[0]
+
+
+def _compressed(offsets: Tensor, indices: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        # That the layout is in beta is told once a process, to whoever cannot do anything about it.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(offsets, indices, values, shape, check_invariants=False)
