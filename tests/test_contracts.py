@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_clip import write_clip
+from tiny_lm import write_lm
 
 from vlsae import plugins
 from vlsae.config import build, compose, resolved, target_class
@@ -48,6 +49,7 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         "image_folder": {"path": str(folder)},
         "clip": {"checkpoint": f"path:{clip}"},
         "align": {"architecture": clip},
+        "lm": {"checkpoint": f"path:{write_lm(tmp_path_factory.mktemp('lm'))}"},
         "mixture": {
             "parts": "[{_target_: vlsae.datasets.Shapes, n: 8}, {_target_: vlsae.datasets.Shapes, seed: 1, n: 4}]"
         },

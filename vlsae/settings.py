@@ -35,13 +35,14 @@ SETTINGS: dict[str, Any] = {
     "split.test": Share,
     "hardware.device": Annotated[str, Matches(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto | cpu | mps | cuda | cuda:N")],
     "hardware.dtype": Annotated[str, OneOf("float32", "bfloat16", "float16")],
+    "hardware.quantisation": Annotated[str, OneOf("none", "8bit", "4bit")],
     "hardware.workers": Whole,
     "hardware.threads": Count | None,
     "hardware.ranks": Count | None,
     "launcher.jobs": Annotated[int, OneOf(-1)] | Count,
     "extract.sites": Sites,
-    "extract.tokens.pooling": Annotated[str, OneOf("default", "cls", "mean", "eot", "tokens")],
-    "extract.tokens.include": Annotated[str, OneOf("content", "all")],
+    "extract.tokens.pooling": Annotated[str, OneOf("default", "cls", "mean", "last", "eot", "tokens")],
+    "extract.tokens.include": Annotated[str, OneOf("content", "answer", "all")],
     "extract.dtype": Annotated[str, OneOf("bfloat16", "float16", "float32")],
     "extract.batch_size": Count,
     "extract.shard_samples": Count,
@@ -72,7 +73,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 #: Settings that only some launchers and hardware have.
-OPTIONAL = ("launcher.jobs", "hardware.ranks")
+OPTIONAL = ("launcher.jobs", "hardware.ranks", "hardware.quantisation")
 
 
 def check(config: Mapping[str, Any]) -> None:

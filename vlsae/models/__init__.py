@@ -9,6 +9,7 @@ from vlsae import lazy
 if TYPE_CHECKING:
     from vlsae.models.base import Batch, Model, Rows, Site, TokenSelection
     from vlsae.models.clip import CLIP
+    from vlsae.models.lm import LM
     from vlsae.models.sites import expand_sites
 
 _HOMES = {
@@ -18,9 +19,10 @@ _HOMES = {
     "Site": "base",
     "TokenSelection": "base",
     "CLIP": "clip",
+    "LM": "lm",
     "expand_sites": "sites",
 }
 
-__all__ = ["CLIP", "Batch", "Model", "Rows", "Site", "TokenSelection", "expand_sites"]
+__all__ = ["CLIP", "LM", "Batch", "Model", "Rows", "Site", "TokenSelection", "expand_sites"]
 
 __getattr__ = lazy.exports(__name__, _HOMES)

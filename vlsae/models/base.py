@@ -21,10 +21,12 @@ ROLES = ("image", "text", "special", "answer")
 class TokenSelection:
     """Which token rows of a site are kept.
 
-    ``pooling``: ``"cls"`` (class token), ``"mean"`` (over the included tokens), ``"eot"`` (end-of-text token),
-    ``"tokens"`` (every included token a row), or ``"default"``: ``cls`` for vision towers that have a class token and
-    ``mean`` for those without, ``eot`` for text. ``include``: ``"content"`` leaves out padding, begin-of-text and
-    template tokens, ``"all"`` keeps all but padding.
+    ``pooling``: ``"cls"`` (class token), ``"mean"`` (over the included tokens), ``"last"`` (a text's last included
+    token), ``"eot"`` (end-of-text token; of a language model the last token of all), ``"tokens"`` (every included token
+    a row), or ``"default"``: ``cls`` for vision towers that have a class token and ``mean`` for those without, ``eot``
+    for texts of CLIP, ``last`` for those of language models. ``include``: ``"content"`` leaves out padding,
+    begin-of-text, the first position and template tokens, ``"answer"`` keeps those of answers alone, ``"all"`` keeps
+    all but padding.
     """
 
     pooling: str = "default"
@@ -37,6 +39,15 @@ class Batch:
 
     vision: torch.Tensor | None = None
     language: torch.Tensor | None = None
+
+
+@dataclass
+class TextBatch(Batch):
+    """Token ids ``language (c, length)`` with ``mask (c, length)``, false at padding, and the ``role (c, length)`` of
+    each token, an index into :data:`ROLES`."""
+
+    mask: torch.Tensor | None = None
+    role: torch.Tensor | None = None
 
 
 @dataclass
@@ -56,10 +67,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Site:
-    """A place in a model: ``width`` and the path of the original module that is read there."""
+    """A place in a model: ``width`` and the path of the original module that is read there.
+
+    An ``embedding`` has one row an item, unless ``tokens`` says that it has one a token, as layers have.
+    """
 
     width: int
     module: str
+    tokens: bool = False
 
 
 class Model(ABC):
@@ -67,6 +82,12 @@ class Model(ABC):
 
     Construction is cheap (no weights, no heavy import) so that a run can be fingerprinted; ``load`` brings the weights.
     """
+
+    #: Whether ``prepare`` also takes ``answers``, one (or None) a text.
+    reads_answers: bool = False
+
+    #: Whether ``load`` also takes a ``quantisation``: ``none``, ``8bit`` or ``4bit``.
+    quantises: bool = False
 
     @abstractmethod
     def sites(self) -> dict[str, Site]:
@@ -93,3 +114,7 @@ class Model(ABC):
     @abstractmethod
     def edit(self, site: str, function: Callable[[Any], Any]) -> AbstractContextManager[None]:
         """Within the context, replace the hidden states ``(b, s, d)`` at a site by ``function`` of them."""
+
+    def input_counts(self) -> dict[str, int]:
+        """Return how many inputs ``prepare`` had to change so far, by what was done to them."""
+        return {}

@@ -108,17 +108,19 @@ def resolve(checkpoint: str, architecture: str | None = None, bundled: Path | No
     return _folder(checkpoint, hub.snapshot(rest, (CONFIG_NAME, *TOKENIZER_NAMES), WEIGHT_NAMES))
 
 
-def parse(checkpoint: str) -> tuple[str, str]:
+def parse(checkpoint: str, prefixes: Sequence[str] = PREFIXES) -> tuple[str, str]:
     """Return a checkpoint's kind (``bundled``, ``path``, ``open_clip``, ``hub``) and what stands behind the prefix.
 
-    Without a prefix: an existing path, then a pair that open_clip lists, then the Hub; an error when two match.
+    ``prefixes`` are those that the family knows. Without one: an existing path, then a pair that open_clip lists, then
+    the Hub; an error when two match.
     """
+    listed = "open_clip" in prefixes
     if checkpoint == "bundled":
         return "bundled", ""
     if not checkpoint.strip():
-        raise _meaningless(checkpoint)
+        raise _meaningless(checkpoint, prefixes)
     prefix, colon, rest = checkpoint.partition(":")
-    if colon and prefix in PREFIXES:
+    if colon and prefix in prefixes:
         if not rest:
             raise UserError(f"model.checkpoint={checkpoint} names nothing behind its prefix.", f"Write {prefix}:NAME.")
         return prefix, rest
@@ -126,7 +128,7 @@ def parse(checkpoint: str) -> tuple[str, str]:
     if Path(checkpoint).expanduser().exists():
         matches["path"] = "a file or folder"
     first, _, second = checkpoint.partition("/")
-    if second and open_clip_tables.is_listed(first, second):
+    if listed and second and open_clip_tables.is_listed(first, second):
         matches["open_clip"] = "a pair that open_clip lists"
     if hub.is_cached(checkpoint):
         matches["hub"] = "a Hub repository in the cache"
@@ -135,11 +137,11 @@ def parse(checkpoint: str) -> tuple[str, str]:
         raise UserError(f"model.checkpoint={checkpoint} could mean {' and '.join(matches.values())}.", f"Write {ways}.")
     if matches:
         return next(iter(matches)), checkpoint
-    if first in open_clip_tables.architectures():
+    if listed and first in open_clip_tables.architectures():
         raise _unknown_tag(first, second)
     if hub.is_name(checkpoint):
         return "hub", checkpoint
-    raise _meaningless(checkpoint)
+    raise _meaningless(checkpoint, prefixes)
 
 
 @lru_cache(maxsize=256)
@@ -263,8 +265,9 @@ def _unknown_tag(architecture: str, tag: str) -> UserError:
     )
 
 
-def _meaningless(checkpoint: str) -> UserError:
-    candidates = ["bundled", *(f"{prefix}:" for prefix in PREFIXES), *open_clip_tables.architectures()]
+def _meaningless(checkpoint: str, prefixes: Sequence[str]) -> UserError:
+    architectures = open_clip_tables.architectures() if "open_clip" in prefixes else []
+    candidates = ["bundled", *(f"{prefix}:" for prefix in prefixes), *architectures]
     close = nearest(checkpoint.split("/", 1)[0], candidates)
     if "/" in checkpoint or checkpoint.startswith((".", "~")):
         error: type[UserError] = MissingFile
@@ -272,4 +275,6 @@ def _meaningless(checkpoint: str) -> UserError:
     else:
         error, message = UserError, f"model.checkpoint={checkpoint} means nothing."
     hint = f"Did you mean {' or '.join(close)}? " if close else ""
-    return error(message, f"{hint}Write bundled, path:…, open_clip:ARCH/TAG or hub:ORG/NAME@REV.")
+    forms = {"path": "path:…", "open_clip": "open_clip:ARCH/TAG", "hub": "hub:ORG/NAME@REV"}
+    ways = ["bundled", *(forms[prefix] for prefix in prefixes)]
+    return error(message, f"{hint}Write {', '.join(ways[:-1])} or {ways[-1]}.")

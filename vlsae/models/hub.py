@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ def is_cached(name: str) -> bool:
 def snapshot(name: str, small: Sequence[str], weights: Sequence[str]) -> Path:
     """Return the folder of a repository with its ``small`` files, the first of them needed, and one of its ``weights``.
 
+    A name of weights may be a pattern, such as ``model-*.safetensors``, which means all files that it fits.
+
     Raises:
         UserError: the name is malformed, the repository has no such weights, or it cannot be reached.
     """
@@ -46,11 +49,11 @@ def snapshot(name: str, small: Sequence[str], weights: Sequence[str]) -> Path:
             found = Path(snapshot_download(repository, revision=revision, local_files_only=True))
         except Exception:  # the client's errors for "not in the cache" differ by version; the download below decides
             found = None
-        if found is not None and (found / small[0]).is_file() and any((found / w).is_file() for w in weights):
+        if found is not None and (found / small[0]).is_file() and _has_any(found, weights):
             return found
     try:
         folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(small)))
-        if not any((folder / weight).is_file() for weight in weights):
+        if not _has_any(folder, weights):
             _fetch_first(repository, revision or None, weights)
     except UserError:
         raise
@@ -62,14 +65,18 @@ def snapshot(name: str, small: Sequence[str], weights: Sequence[str]) -> Path:
 def _fetch_first(repository: str, revision: str | None, weights: Sequence[str]) -> None:
     from huggingface_hub import HfApi, hf_hub_download
 
-    there = set(HfApi().list_repo_files(repository, revision=revision))
+    there = HfApi().list_repo_files(repository, revision=revision)
     for weight in weights:
-        if weight in there:
-            hf_hub_download(repository, weight, revision=revision)
+        fitting = fnmatch.filter(there, weight)
+        for name in fitting:
+            hf_hub_download(repository, name, revision=revision)
+        if fitting:
             return
-    raise UserError(
-        f"hub:{repository} holds no weights in open_clip's own format.", f"Looked for {', '.join(weights)}."
-    )
+    raise UserError(f"hub:{repository} holds no weights of this family.", f"Looked for {', '.join(weights)}.")
+
+
+def _has_any(folder: Path, weights: Sequence[str]) -> bool:
+    return any(next(folder.glob(weight), None) is not None for weight in weights)
 
 
 def listed_weights(name: str, source: Mapping[str, Any]) -> Path:

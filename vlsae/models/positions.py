@@ -22,8 +22,9 @@ class Vocabulary:
 class Positions:
     """Of b items with s positions: ``token (b, s)``, ``real (b, s)`` (no padding), ``special (b, s)``, ``end (b,)``.
 
-    ``end`` is the position of a text's summary, None for images. Patches, class tokens of a vision tower and one that a
-    text tower appends itself have the token −1. ``first`` tells whether the first position counts as content.
+    ``answer (b, s)`` tells which positions are an answer's; None where there are no answers. ``end`` is the position of
+    a text's summary, None for images. Patches, class tokens of a vision tower and one that a text tower appends itself
+    have the token −1. ``first`` tells whether the first position counts as content.
     """
 
     token: Tensor
@@ -32,6 +33,7 @@ class Positions:
     end: Tensor | None
     role: str
     first: bool
+    answer: Tensor | None = None
 
     @property
     def content(self) -> Tensor:

@@ -11,8 +11,8 @@ from vlsae.errors import UserError, unknown
 from vlsae.models.base import ROLES, Rows, TokenSelection
 from vlsae.models.positions import Positions
 
-POOLINGS = ("default", "cls", "mean", "eot", "tokens")
-INCLUDES = ("content", "all")
+POOLINGS = ("default", "cls", "mean", "last", "eot", "tokens")
+INCLUDES = ("content", "answer", "all")
 
 
 def check_selection(selection: TokenSelection) -> None:
@@ -26,7 +26,8 @@ def check_selection(selection: TokenSelection) -> None:
 class TokenRows:
     """Turns hidden states ``(b, s, d)`` of one stream into rows.
 
-    ``positions`` describes ``(b, s)``; ``class_index`` is the position of the class token, None where there is none.
+    ``positions`` describes ``(b, s)``; ``class_index`` is the position of the class token, None where there is none;
+    ``text_default`` is the pooling that ``default`` means for texts.
     """
 
     def __init__(
@@ -35,15 +36,17 @@ class TokenRows:
         selection: TokenSelection,
         positions: Callable[[int, int], Positions],
         class_index: int | None,
+        text_default: str = "eot",
     ) -> None:
         self.positions, self.class_index, self.include = positions, class_index, selection.include
-        default = "eot" if stream == "language" else "mean" if class_index is None else "cls"
+        default = text_default if stream == "language" else "mean" if class_index is None else "cls"
         self.pooling = default if selection.pooling == "default" else selection.pooling
-        lacks_class, lacks_end = self.pooling == "cls" and class_index is None, self.pooling == "eot" != default
-        if lacks_class or lacks_end:
-            token = "a class token" if lacks_class else "an end-of-text token"
+        lacks_class = self.pooling == "cls" and class_index is None
+        lacks_text = stream != "language" and (self.pooling in ("eot", "last") or self.include == "answer")
+        if lacks_class or lacks_text:
+            token = "a class token" if lacks_class else "an end-of-text token" if self.pooling == "eot" else "text"
             raise UserError(
-                f"Pooling {self.pooling!r} needs {token}, and the {stream} tower has none.",
+                f"Pooling {self.pooling!r} of {self.include} tokens needs {token}, and the {stream} tower has none.",
                 "Use pooling=default (each tower's own summary), mean or tokens, or sites of the other stream only.",
             )
 
@@ -56,12 +59,13 @@ class TokenRows:
         from vlsae.representations.pooling import pool
 
         where = self.positions(*hidden.shape[:2])
-        kept = where.real if self.include == "all" else where.content
+        kept = _kept(where, self.include)
         filled = kept.any(dim=1)
-        if self.pooling in ("mean", "tokens") and not bool(filled.all()):
+        if self.pooling in ("mean", "last", "tokens") and not bool(filled.all()):
+            kind = "answer" if self.include == "answer" else "content"
             raise UserError(
-                f"Text {int((~filled).nonzero()[0])} of the batch has no content token.",
-                "Leave empty texts out, or use pooling=eot or include=all.",
+                f"Text {int((~filled).nonzero()[0])} of the batch has no {kind} token.",
+                "Leave such texts out, or use pooling=eot or include=all.",
             )
         rows = pool(
             hidden,
@@ -76,4 +80,12 @@ class TokenRows:
         if self.pooling != "tokens":
             return Rows(values, sample, position)
         role = torch.where(where.special, ROLES.index("special"), ROLES.index(where.role))
+        if where.answer is not None:
+            role = role.masked_fill(where.answer, ROLES.index("answer"))
         return Rows(values, sample, position, where.token[sample, position], role[sample, position])
+
+
+def _kept(where: Positions, include: str) -> Tensor:
+    if include == "answer":
+        return where.real & where.answer if where.answer is not None else torch.zeros_like(where.real)
+    return where.real if include == "all" else where.content

@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from vlsae.datasets.base import Dataset
-    from vlsae.models.base import Batch, Model, Rows, TokenSelection
+    from vlsae.models.base import Batch, Model, Rows, Site, TokenSelection
 
 
 @dataclass(frozen=True)
 class Numbered:
-    """Samples of one forward pass: their numbers, their captions, and which sample each caption belongs to."""
+    """Samples of one forward pass: their numbers, their texts, and which sample each text belongs to.
+
+    ``answers`` go with the texts; None where the dataset has none.
+    """
 
     samples: list[int]
     texts: list[str]
     owner: list[int]
     item: list[int]
+    answers: list[str | None] | None = None
 
 
 #: A batch's samples and the rows of each site.
@@ -60,7 +64,7 @@ def extract_rows(
     from vlsae.representations import SiteInfo, StoreWriter
 
     known = model.sites()
-    _check_row_kinds(sites, tokens)
+    _check_row_kinds(known, sites, tokens)
     infos = {
         site: SiteInfo(width=known[site].width, module=known[site].module, pooling=tokens.pooling) for site in sites
     }
@@ -81,11 +85,11 @@ def extract_rows(
     writer.finish()
 
 
-def _check_row_kinds(sites: Sequence[str], tokens: TokenSelection) -> None:
+def _check_row_kinds(known: Mapping[str, Site], sites: Sequence[str], tokens: TokenSelection) -> None:
     """Raise ``UserError`` where one stream would have rows of two kinds: a stream's sites share their row table."""
     for stream in dict.fromkeys(site.split(".")[0] for site in sites):
         mine = [site for site in sites if site.startswith(f"{stream}.")]
-        pooled = [site for site in mine if site.endswith(".embedding")]
+        pooled = [site for site in mine if site.endswith(".embedding") and not known[site].tokens]
         if tokens.pooling == "tokens" and pooled and len(pooled) < len(mine):
             raise UserError(
                 f"extract.tokens.pooling=tokens: {pooled[0]} has one row an item, and {mine[0]} one a token.",
@@ -133,12 +137,17 @@ class _Work:
         small: list[bytes | None] = [None] * len(samples.samples)
         if images is not None and wanted:
             small[:wanted] = thumbnails(images[:wanted])
-        return self.model.prepare(images, _texts(samples, self.sites)), small
+        return _inputs(self.model, images, samples, self.sites), small
 
 
 def prepare(model: Model, dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Batch:
     """Return the model's inputs for some samples; a stream without a wanted site is left out."""
-    return model.prepare(_images(dataset, samples, sites), _texts(samples, sites))
+    return _inputs(model, _images(dataset, samples, sites), samples, sites)
+
+
+def _inputs(model: Model, images: Any, samples: Numbered, sites: Sequence[str]) -> Batch:
+    more: dict[str, Any] = {"answers": samples.answers} if model.reads_answers else {}
+    return model.prepare(images, _texts(samples, sites), **more)
 
 
 def _images(dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Any:
@@ -155,9 +164,11 @@ def _texts(samples: Numbered, sites: Sequence[str]) -> list[str] | None:
 
 def numbered(dataset: Dataset, samples: Sequence[int]) -> Numbered:
     """Return the samples of one forward pass with their captions."""
-    texts = dataset.table[list(samples)]["texts"]
-    flat = [(text, sample, item) for sample, several in zip(samples, texts) for item, text in enumerate(several)]
-    return Numbered(list(samples), [row[0] for row in flat], [row[1] for row in flat], [row[2] for row in flat])
+    rows = dataset.table[list(samples)]
+    flat = [(text, row, item) for row, several in enumerate(rows["texts"]) for item, text in enumerate(several)]
+    answers = [rows["answer"][row] for _, row, _ in flat] if "answer" in rows else None
+    owner = [samples[row] for _, row, _ in flat]
+    return Numbered(list(samples), [text for text, _, _ in flat], owner, [item for _, _, item in flat], answers)
 
 
 def _row_tables(sites: Sequence[str], parts: Sequence[Part], splits: Sequence[str]) -> dict[str, pa.Table]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from vlsae.errors import UserError, unknown
 from vlsae.models.base import Rows
 
-POOLINGS = ("cls", "mean", "eot", "tokens")
+POOLINGS = ("cls", "mean", "last", "eot", "tokens")
 
 #: The position of a pooled row.
 POOLED = -1
@@ -26,12 +26,12 @@ def pool(
     """Return the rows of hidden states ``(b, s, d)``: ``values (r, d)``, ``sample (r,)``, ``position (r,)``.
 
     ``cls`` reads position ``class_index`` and ``eot`` position ``end_index (b,)`` of each item; ``mean`` averages the
-    positions where ``keep_mask (b, s)`` is true, in float32 at least; ``tokens`` keeps each of them. Pooled rows have
-    position −1. Items are numbered from ``sample_offset``.
+    positions where ``keep_mask (b, s)`` is true, in float32 at least, ``last`` reads the last of them and ``tokens``
+    keeps each. Pooled rows have position −1. Items are numbered from ``sample_offset``.
 
     Raises:
         UserError: an unknown pooling, shapes that do not fit, an index that is missing or out of range, or an item of
-            which ``mean`` keeps nothing.
+            which ``mean`` or ``last`` keeps nothing.
     """
     if hidden.ndim != 3:
         raise UserError(f"hidden must have shape (b, s, d); got {tuple(hidden.shape)}.")
@@ -48,6 +48,8 @@ def pool(
         values = _class_token(hidden, class_index)
     elif pooling == "eot":
         values = _end_token(hidden, end_index, numbers)
+    elif pooling == "last":
+        values = _last(hidden, keep_mask, numbers, sample_offset)
     elif pooling == "mean":
         values = _mean(hidden, keep_mask, sample_offset)
     else:
@@ -70,12 +72,24 @@ def _end_token(hidden: Tensor, index: Tensor | None, numbers: Tensor) -> Tensor:
     return hidden[numbers, index]
 
 
+def _last(hidden: Tensor, keep_mask: Tensor, numbers: Tensor, offset: int) -> Tensor:
+    _refuse_empty(keep_mask, "read", offset)
+    # The largest kept position, wherever padding stands.
+    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    return hidden[numbers, torch.where(keep_mask, positions, -1).amax(dim=1)]
+
+
 def _mean(hidden: Tensor, keep_mask: Tensor, offset: int) -> Tensor:
+    _refuse_empty(keep_mask, "average", offset)
     counts = keep_mask.sum(dim=1, keepdim=True)
-    if bool((counts == 0).any()):
-        item = int((counts[:, 0] == 0).nonzero()[0]) + offset
-        raise UserError(f"Item {item} has no token to average.", "Include more tokens, or leave the item out.")
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     # Filling, not multiplying: what lies at left-out positions may be infinite.
     kept = hidden.masked_fill(~keep_mask.unsqueeze(-1), 0)
     return kept.sum(dim=1, dtype=dtype) / counts
+
+
+def _refuse_empty(keep_mask: Tensor, purpose: str, offset: int) -> None:
+    empty = ~keep_mask.any(dim=1)
+    if bool(empty.any()):
+        item = int(empty.nonzero()[0]) + offset
+        raise UserError(f"Item {item} has no token to {purpose}.", "Include more tokens, or leave the item out.")

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlsae.stages.hardware import device_of, use_hardware
+from vlsae.stages.hardware import device_of, load_model, use_hardware
 from vlsae.stages.launch import Estimate, Step
 
 if TYPE_CHECKING:
     from vlsae.datasets.base import Dataset
-    from vlsae.models.base import TokenSelection
+    from vlsae.models.base import Model, TokenSelection
     from vlsae.representations import Store
     from vlsae.runs import Run
 
@@ -83,7 +83,7 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
     samples = min(len(dataset), config["limit"] or len(dataset))
     if samples == 0:
         return Estimate(0, 0, 0, 0.0)
-    model.load(device_of(config), config["hardware"]["dtype"])
+    load_model(model, config, device_of(config))
     rows = numbered(dataset, range(min(TIMED_ROWS, samples)))
     start = time.perf_counter()
     found = model.represent(prepare(model, dataset, rows, sites), sites, selection(settings))
@@ -104,7 +104,7 @@ def run(config: Mapping[str, Any], run: Run) -> None:
 
     model, dataset, settings = build(config["model"]), build(config["dataset"]), config["extract"]
     device = use_hardware(config, run)
-    model.load(device, config["hardware"]["dtype"])
+    load_model(model, config, device)
     sites = expand_sites(model, settings["sites"])
     samples = min(len(dataset), config["limit"] or len(dataset))
     path = run.path / "representations"
@@ -126,7 +126,7 @@ def run(config: Mapping[str, Any], run: Run) -> None:
     run.set_fingerprint(run.manifest["fingerprint"], {**run.manifest["identity"], "expanded_sites": sites})
     store = Store.open(path)
     run.know_digests({f"{path.name}/{name}": facts["sha256"] for name, facts in store.index.files.items()})
-    _summarise(run, store, dataset)
+    _summarise(run, store, dataset, model)
 
 
 def selection(settings: Mapping[str, Any]) -> TokenSelection:
@@ -136,7 +136,7 @@ def selection(settings: Mapping[str, Any]) -> TokenSelection:
     return TokenSelection(**settings["tokens"])
 
 
-def _summarise(run: Run, store: Store, dataset: Dataset) -> None:
+def _summarise(run: Run, store: Store, dataset: Dataset, model: Model) -> None:
     from vlsae.representations import position_norms
     from vlsae.runs import Measure
 
@@ -145,6 +145,10 @@ def _summarise(run: Run, store: Store, dataset: Dataset) -> None:
     metrics["samples"] = Measure(store.samples.num_rows, "samples")
     metrics["pairs"] = Measure(len(store.pairs), "pairs")
     metrics["skipped"] = Measure(len(dataset.skipped), "samples")
+    for name, count in model.input_counts().items():
+        metrics[name] = Measure(count, "inputs")
+        if count:
+            logger.warning("%s: %d of the inputs read", name, count)
     for site, info in store.sites.items():
         metrics[f"width/{site}"] = Measure(info.width, "dimensions")
         if info.pooling == "tokens" and (warning := position_norms(store, site).warning):

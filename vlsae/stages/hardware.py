@@ -37,3 +37,21 @@ def use_hardware(config: Mapping[str, Any], run: Run) -> str:
         torch.set_num_threads(threads)
     run.set_device(device, torch.get_num_threads())
     return device
+
+
+def load_model(model: Any, config: Mapping[str, Any], device: str) -> None:
+    """Load a model's weights on a device as the hardware node says.
+
+    Raises ``UserError`` where a quantisation is asked of a model that has none.
+    """
+    hardware = config["hardware"]
+    quantisation = hardware.get("quantisation", "none")
+    if quantisation == "none":
+        model.load(device, hardware["dtype"])
+    elif model.quantises:
+        model.load(device, hardware["dtype"], quantisation=quantisation)
+    else:
+        raise UserError(
+            f"hardware.quantisation={quantisation}: only language models (model=lm) are quantised.",
+            "Use hardware.quantisation=none.",
+        )
