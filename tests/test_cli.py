@@ -152,7 +152,7 @@ def test_mistakes_exit_with_2_a_mend_and_no_traceback(words, message, runs_dir):
     [
         (["train", "hardware=multi_cpu"], "this version works in one process"),
         (["train", "-m", "objective.k=1,0"], "objective.k is 0, expected an integer at least 1"),
-        (["enhance"], "`vlsae enhance` is not built yet"),
+        (["enhance", "task.alphas=[-1]"], "task.alphas is [-1]"),
         (["aqi"], "`vlsae aqi` is not built yet"),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +17,30 @@ from vlsae import plugins
 from vlsae.config import build, compose, resolved, target_class
 from vlsae.datasets import Shapes
 from vlsae.groups import choices, groups
+from vlsae.models import CLIP
 from vlsae.signatures import check_settings, settings_of
 from vlsae.testing import ContractError, check
 
 PARTS = Path(__file__).parent / "plugin_files" / "tiny_parts.py"
 
 #: Groups whose configurations name classes; the stages that take them.
-STAGE_OF = {"model": "extract", "dataset": "extract", "logger": "extract", "objective": "train", "probe": "probe"}
+STAGE_OF = {
+    "model": "extract",
+    "dataset": "extract",
+    "logger": "extract",
+    "objective": "train",
+    "probe": "probe",
+    "task": "enhance",
+}
 CONFIGS = [(group, name) for group in STAGE_OF for name in choices(group, plugins=False)]
 
 #: Settings that have no default, or whose default needs the bundled weights.
 NEEDED = {"captions": ["path"], "clip": ["checkpoint"], "align": ["architecture"]}
+
+#: What each task is checked on.
+SMALL_TASKS: dict[str, Callable[[], dict[str, Any]]] = {
+    "zero_shot": lambda: {"data": Shapes(n=80, max_objects=1), "prompts": "shapes", "controls": ["dense", "lsh"]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +95,17 @@ def test_every_configuration_builds(group, name, needed):
 @pytest.mark.parametrize(("group", "name"), [one for one in CONFIGS if one[0] != "logger" and "clip_" not in one[1]])
 def test_contract(group, name, needed):
     settings = dict(needed.get(name, {}))
-    if name == "shapes":
+    if group == "dataset" and name.startswith("shapes"):
         settings["n"] = 12
+    if group == "task":
+        settings = {"model": CLIP(**needed["clip"]), **SMALL_TASKS[name]()}
     if name == "mixture":
         settings["parts"] = [Shapes(n=8), Shapes(n=4, seed=1)]
     check(target_class(node_of(group, name, needed.get(name))), **settings)
 
 
 def test_every_group_is_known():
-    assert set(groups()) - {"hardware", "launcher", "experiment", "task"} <= set(STAGE_OF)
+    assert set(groups()) - {"hardware", "launcher", "experiment"} <= set(STAGE_OF)
 
 
 @pytest.fixture
@@ -140,5 +157,5 @@ def test_contract_refuses_another_kind():
     class Other:
         """Nothing of vlsae's."""
 
-    with pytest.raises(ContractError, match="is a Dataset, Model, Dictionary, Objective or Probe"):
+    with pytest.raises(ContractError, match="is a Dataset, Model, Dictionary, Objective, Probe or Task"):
         check(Other)

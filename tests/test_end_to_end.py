@@ -136,7 +136,7 @@ def test_a_learner_trains_through_the_same_loop_and_its_model_is_extracted_from(
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("stage", ["aqi", "enhance"])
+@pytest.mark.parametrize("stage", ["aqi"])
 def test_a_stage_that_is_not_built_says_so(environment, stage):
     done = command(environment, stage)
     assert done.returncode == 2

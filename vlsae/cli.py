@@ -27,7 +27,7 @@ SUMMARIES = {
 }
 
 #: Where ``--layer`` goes.
-LAYER_KEYS = {"extract": "extract.sites", "train": "train.sites"}
+LAYER_KEYS = {"extract": "extract.sites", "train": "train.sites", "enhance": "train.sites"}
 
 #: Commands whose modules are imported when they are called: name → (module, summary).
 LAZY = {"runs": ("vlsae.commands.runs", "List, show, compare, resume and remove runs.")}

@@ -70,7 +70,17 @@ SETTINGS: dict[str, Any] = {
     "train.evaluate.rows": Count,
     "train.evaluate.bootstrap": Annotated[int, Range(2, None)],
     "train.evaluate.concepts": Whole,
+    "image": Word | None,
+    "text": Word | None,
+    "enhance.names": Word | None,
+    "enhance.resamples": Annotated[int, Range(2, None)],
+    "enhance.split.seed": Seed,
+    "enhance.split.validation": Share,
+    "enhance.split.test": Share,
 }
+
+#: Settings at the top that only `vlsae enhance` has.
+OF_ENHANCE = ("image", "text")
 
 #: Settings that only some launchers and hardware have.
 OPTIONAL = ("launcher.jobs", "hardware.ranks", "hardware.quantisation")
@@ -89,9 +99,12 @@ def check_whole(config: Mapping[str, Any]) -> None:
     trains = config.get("stage") != "extract"
     for path in SETTINGS:
         needed = path not in OPTIONAL and (trains or not path.startswith("train."))
+        if path in OF_ENHANCE or path.startswith("enhance."):
+            needed = config.get("stage") == "enhance"
         if needed and not lookup(config, path)[0]:
             raise UserError(f"The configuration lacks {path}.", "Leave out the override or the file that removes it.")
-    for part in ("model", "dataset", *(["objective"] if trains else [])):
+    own = {"probe": ["probe"], "enhance": ["task"]}.get(str(config.get("stage")), [])
+    for part in ("model", "dataset", *(["objective"] if trains else []), *own):
         node = config.get(part)
         if not isinstance(node, Mapping) or "_target_" not in node:
             raise UserError(f"The configuration's {part} names no class.", "Choose one, or give its YAML a _target_.")

@@ -1,4 +1,4 @@
-"""Intervals and tests: bootstrap, delete-a-group jackknife, permutation, paired bootstrap.
+"""Intervals and tests: bootstrap, delete-a-group jackknife, permutation, paired bootstrap, McNemar.
 
 Everything computes in float64 and is seeded. n rows, G blocks, B resamples, q columns.
 """
@@ -180,6 +180,33 @@ def paired_bootstrap(a: Any, b: Any, *, resamples: int = 1000, level: float = 0.
     smaller = min((draws <= 0).sum(), (draws >= 0).sum())
     p_value = min(1.0, 2 * (1 + smaller) / (1 + len(draws)))
     return PairedTest(float(result.estimate), float(result.low), float(result.high), float(p_value))
+
+
+class McNemar(NamedTuple):
+    """Items that only ``a`` and only ``b`` got right, and the two-sided p-value of equal shares."""
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def mcnemar(a: Any, b: Any) -> McNemar:
+    """Return McNemar's exact test of two sets of right (1) and wrong (0) answers ``(n,)`` to the same items (1947).
+
+    Only items that one of the two got right count; under no difference each is as likely to be either's. Raises
+    ``ValueError`` for answers that are neither right nor wrong.
+    """
+    from scipy import stats
+
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
+        raise UserError(f"a and b must be answers to the same items, shape (n,); got shapes {a.shape} and {b.shape}.")
+    if not np.isin(a, (0, 1)).all() or not np.isin(b, (0, 1)).all():
+        raise UserError("a and b must hold 1 for right and 0 for wrong.")
+    only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
+    smaller = min(only_a, only_b)
+    p_value = min(1.0, 2 * float(stats.binom.cdf(smaller, only_a + only_b, 0.5)))
+    return McNemar(only_a, only_b, p_value)
 
 
 def _plain(value: Any) -> Any:

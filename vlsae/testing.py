@@ -36,6 +36,7 @@ def check(cls: type, **settings: Any) -> None:
     """
     from vlsae.datasets.base import Dataset
     from vlsae.dictionaries.base import Dictionary
+    from vlsae.enhancement.task import Task
     from vlsae.models.base import Model
     from vlsae.probes.base import Probe
     from vlsae.training.objective import Objective
@@ -47,9 +48,10 @@ def check(cls: type, **settings: Any) -> None:
         Dictionary: check_dictionary,
         Objective: check_objective,
         Probe: check_probe,
+        Task: check_task,
     }
     found = [suite for base, suite in kinds.items() if issubclass(cls, base)]
-    require(bool(found), f"{cls.__name__} is a Dataset, Model, Dictionary, Objective or Probe")
+    require(bool(found), f"{cls.__name__} is a Dataset, Model, Dictionary, Objective, Probe or Task")
     for suite in found:
         suite(cls, **settings)
 

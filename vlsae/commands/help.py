@@ -29,8 +29,8 @@ EXAMPLES = {
     "aqi": ("vlsae aqi --dataset shapes", "vlsae aqi model=clip --layer all", "vlsae aqi --run extract/NAME/latest"),
     "enhance": (
         "vlsae enhance --run train/NAME/latest",
-        "vlsae enhance model=clip objective.k=32",
-        "vlsae enhance dataset=shapes --limit 500",
+        "vlsae enhance task=steering model=clip objective.k=32",
+        "vlsae enhance task=explain image=cat.jpg text='a cat on a mat'",
     ),
 }
 

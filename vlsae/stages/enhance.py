@@ -1,15 +1,187 @@
-"""enhance: put the concepts back into the model and compare a task before and after. Not built yet in this version."""
+"""enhance: put the concepts back into the model and compare a task before and after."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from vlsae.stages.not_built import not_built
+from vlsae.errors import UserError
+from vlsae.stages.hardware import use_hardware
+from vlsae.stages.launch import Estimate, Step
+from vlsae.stages.upstream import require
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vlsae.enhancement.task import Task, Work
+    from vlsae.models.base import Model
+    from vlsae.result import Result
+    from vlsae.runs import Run
 
 SCHEMA = 1
 
+#: Nodes of this stage that no stage before it knows.
+OWN = ("enhance", "task", "rivals", "image", "text")
+
 
 def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Refuse: the stage is not built yet."""
-    raise not_built("enhance")
+    """Return the upstream stages: trainings of the dictionary and its rivals, and the extraction of the task's data."""
+    node, task = config["task"], task_class(config)
+    needed: list[tuple[str, Mapping[str, Any]]] = []
+    if task.wants_dictionary(node) and not config.get("run"):
+        needed.append(("train", training(config)))
+    needed += [("train", rival(config, name)) for name in task.wants_rivals(node) if name in config["rivals"]]
+    if task.sites and "data" in node:
+        needed.append(("extract", extraction(config)))
+    return needed
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """Return the default name of the run."""
+    from vlsae.config import part_name
+
+    return "-".join(part_name(node) for node in (config["model"], data_node(config), config["task"]))
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the numbers that come out, besides weights and data."""
+    names = ("task", "enhance", "image", "text", "seed", "limit", "run")
+    return {name: config[name] for name in names}
+
+
+def digests(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the content digest of the model; data and dictionary are those of the upstream runs."""
+    from vlsae.config import build
+
+    return {"model": build(config["model"]).digest()}
+
+
+def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
+    """Tell whether another run than the one with the step's fingerprint will do: no."""
+    return False
+
+
+def estimate(config: Mapping[str, Any]) -> Estimate:
+    """Return the cost of a task: unknown until its upstream runs are there."""
+    return Estimate()
+
+
+def run(config: Mapping[str, Any], run: Run) -> None:
+    """Evaluate the task without and with the dictionary, and write both with their difference."""
+    from vlsae.config import build
+    from vlsae.enhancement.comparison import compare
+    from vlsae.stages.dictionary_run import fitted
+    from vlsae.stages.outcome import write_result
+
+    device = use_hardware(config, run)
+    model = build(config["model"])
+    task: Task = build({**config["task"], **({"data": data_node(config)} if "data" in config["task"] else {})})
+    work, dictionary = _work(config, run, task), None
+    if task.wants_dictionary(config["task"]):
+        found = fitted(require("train", training(config), run), model, run.root)
+        found.lend(work, config["enhance"]["names"])
+        dictionary = found.dictionary
+    task.work = work
+    model.load(device, config["hardware"]["dtype"])
+    found_by = {}
+    if task.compares or dictionary is None:
+        found_by["before"] = _timed(task, model, None)
+    if dictionary is not None:
+        found_by["after"] = _timed(task, model, dictionary)
+    results = list(found_by.values())
+    result = results[0] if len(results) == 1 else compare(*results, seed=work.seed, resamples=work.resamples)
+    write_result(run, result)
+
+
+def task_class(config: Mapping[str, Any]) -> type[Task]:
+    """Return the task's class; ``UserError`` for a class that is no task."""
+    from vlsae.config import target_class
+    from vlsae.enhancement.task import Task
+
+    found = target_class(config["task"])
+    if not issubclass(found, Task):
+        raise UserError(f"task names {found.__qualname__}, which is no task.", "A task derives from vlsae's Task.")
+    return found
+
+
+def training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the training that the dictionary comes from."""
+    return {**_without_own(config), "stage": "train", "name": None}
+
+
+def rival(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the configuration of a rival's training: as the dictionary's, with another objective of equal size."""
+    base = training(config)
+    if config.get("run"):
+        base = {**base, **_config_of(config), "run": None}
+    sizes = {key: base["objective"][key] for key in ("n_concepts", "k", "expansion") if key in base["objective"]}
+    return {**base, "objective": {**config["rivals"][name], **sizes}}
+
+
+def extraction(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the extraction of the task's data at the sites that the task needs."""
+    own = config["task"]["data"] is not None
+    kept = {name: value for name, value in _without_own(config).items() if name not in ("train", "objective")}
+    return {
+        **kept,
+        "stage": "extract",
+        "name": None,
+        "run": None,
+        "dataset": data_node(config),
+        "extract": {**config["extract"], "sites": list(task_class(config).sites)},
+        "split": config["enhance"]["split"] if own else config["split"],
+    }
+
+
+def data_node(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the node of the task's data: its own, else what the dictionary was trained on."""
+    return config["task"].get("data") or config["dataset"]
+
+
+def _work(config: Mapping[str, Any], run: Run, task: Task) -> Work:
+    from vlsae.dictionaries import from_pretrained
+    from vlsae.enhancement.items import SAMPLES, Items
+    from vlsae.enhancement.task import Work
+    from vlsae.representations import Store
+
+    work = Work(
+        items=Items(run.path / SAMPLES),
+        folder=run.path,
+        seed=config["seed"],
+        resamples=config["enhance"]["resamples"],
+        limit=config["limit"],
+    )
+    if task.sites and "data" in config["task"]:
+        store = Store.open(require("extract", extraction(config), run).path / "representations")
+        work.store = store if config["limit"] is None else store.limit(config["limit"])
+    rivals = [name for name in task.wants_rivals(config["task"]) if name in config["rivals"]]
+    work.rivals = {
+        name: from_pretrained(require("train", rival(config, name), run).path / "dictionary") for name in rivals
+    }
+    return work
+
+
+def _timed(task: Task, model: Model, dictionary: Any) -> Result:
+    """Return an evaluation with the time that it took among its numbers."""
+    from vlsae.result import Measure
+
+    start = time.perf_counter()
+    result = task.evaluate(model, dictionary)
+    seconds = Measure(time.perf_counter() - start, "seconds of the whole evaluation")
+    return replace(result, metrics={**result.metrics, "evaluation_time": seconds})
+
+
+def _without_own(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in OWN}
+
+
+def _config_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decided the training that the user named: its model, data, objective and settings."""
+    from vlsae.config import load, resolved
+    from vlsae.runs import input_run, runs_root
+
+    found = resolved(load(input_run(config["run"], runs_root(config["runs_dir"]), "train").path))
+    names = ("model", "dataset", "extract", "objective", "train", "split", "seed", "limit")
+    return {name: found[name] for name in names}

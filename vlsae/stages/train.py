@@ -126,7 +126,7 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
     result = fit_in_run(objective, readers, config, run, second)
     dictionary = objective.product().eval()
     dictionary.save_pretrained(run.path / "dictionary")
-    _describe_input(run.path / "dictionary", upstream.id, sites, auxiliary is not None)
+    _describe_input(run.path / "dictionary", upstream.id, store.attributes.get("model"), sites, auxiliary is not None)
     rows = held_out.rows(
         store, sites, paired=not settings["unpaired"], limit=settings["evaluate"]["rows"], seed=config["seed"]
     )
@@ -251,7 +251,9 @@ def _fit_auxiliary(
     return auxiliary.eval().requires_grad_(False)
 
 
-def _describe_input(folder: Path, extraction: str, sites: Mapping[str, str], auxiliary: bool) -> None:
+def _describe_input(
+    folder: Path, extraction: str, model: str | None, sites: Mapping[str, str], auxiliary: bool
+) -> None:
     """Write beside the weights which representations they read, for those who load the dictionary elsewhere."""
-    facts = {"extraction": extraction, "sites": dict(sites), "auxiliary": auxiliary}
+    facts = {"extraction": extraction, "model": model, "sites": dict(sites), "auxiliary": auxiliary}
     (folder / "input.json").write_text(json.dumps(facts, indent=2) + "\n")

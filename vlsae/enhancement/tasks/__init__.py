@@ -1,0 +1,1 @@
+"""The tasks that ``vlsae enhance`` compares before and after, one a file."""

@@ -1,0 +1,123 @@
+"""A trained dictionary with what its run knows of it, refused for a model that it was not trained on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlsae.errors import MissingFile, UserError
+
+if TYPE_CHECKING:
+    from vlsae.dictionaries import AuxiliaryAutoencoder, Dictionary
+    from vlsae.enhancement.task import Work
+    from vlsae.models.base import Model
+    from vlsae.representations import Store
+    from vlsae.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FittedDictionary:
+    """A dictionary, the sites by stream that it reads, its concepts' statistics, and the rows it was trained on.
+
+    ``auxiliary`` maps those rows to its input, None where it reads them themselves; ``store`` is None where the
+    extraction is gone.
+    """
+
+    dictionary: Dictionary
+    sites: Mapping[str, str]
+    concepts: list[dict[str, Any]]
+    auxiliary: AuxiliaryAutoencoder | None
+    store: Store | None
+
+    def lend(self, work: Work, names: str | None) -> None:
+        """Give a task what is known of the dictionary, its concepts named by a file of names where there is one."""
+        work.sites, work.auxiliary, work.training = self.sites, self.auxiliary, self.store
+        named = {} if names is None else read_names(names)
+        strange = sorted(set(named) - {concept["id"] for concept in self.concepts})
+        if strange and self.concepts:
+            raise UserError(f"{names} names concept {strange[0]}, which the dictionary has not got.", "Name its own.")
+        work.concepts = [{**concept, "name": named.get(concept["id"], concept["name"])} for concept in self.concepts]
+
+
+def fitted(run: Run, model: Model, root: Path) -> FittedDictionary:
+    """Return the dictionary of a training for use in a model.
+
+    Raises :class:`~vlsae.errors.UserError` where it was trained on another model, with the digests of both.
+    """
+    from vlsae.dictionaries import AuxiliaryAutoencoder, from_pretrained
+    from vlsae.representations import Store
+
+    folder = run.path / "dictionary"
+    if not (folder / "input.json").is_file():
+        raise MissingFile(f"{run.id} holds no dictionary with its input.json.", "Name the training of a dictionary.")
+    facts = json.loads((folder / "input.json").read_text(encoding="utf-8"))
+    extraction = _extraction(facts["extraction"], root)
+    _check_model(run.id, facts.get("model") or _digest_of(extraction), model)
+    auxiliary = AuxiliaryAutoencoder.from_pretrained(run.path / "auxiliary") if facts["auxiliary"] else None
+    store = None if extraction is None else Store.open(extraction.path / "representations")
+    return FittedDictionary(from_pretrained(folder), facts["sites"], _concepts(run.path), auxiliary, store)
+
+
+def read_names(path: str) -> dict[int, str]:
+    """Return concept → name of a CSV file with a column of concepts (concept or id) and one of names (name or label).
+
+    Raises :class:`~vlsae.errors.UserError` that names the file and the line.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise MissingFile(f"There is no file of names {path}.", "enhance.names=FILE, a CSV with concept and name.")
+    with file.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream)
+        columns = reader.fieldnames or []
+        number = next((one for one in ("concept", "id") if one in columns), None)
+        name = next((one for one in ("name", "label") if one in columns), None)
+        if number is None or name is None:
+            raise UserError(f"{path} has the columns {', '.join(columns)}.", "It needs concept and name.")
+        found: dict[int, str] = {}
+        for line, row in enumerate(reader, start=2):
+            try:
+                concept = int(row[number])
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{path}, line {line}: {row[number]!r} is no concept's number.") from error
+            if row[name]:
+                found.setdefault(concept, row[name])
+    return found
+
+
+def _concepts(path: Path) -> list[dict[str, Any]]:
+    from vlsae.runs.files import load_json
+
+    file = path / "concepts.jsonl"
+    return [load_json(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+def _extraction(run_id: str, root: Path) -> Run | None:
+    from vlsae.runs import input_run
+
+    try:
+        return input_run(run_id, root, "extract")
+    except UserError as error:
+        logger.warning("what the dictionary was trained on cannot be read: %s", error.message)
+        return None
+
+
+def _digest_of(extraction: Run | None) -> str | None:
+    return None if extraction is None else extraction.manifest["identity"].get("digests", {}).get("model")
+
+
+def _check_model(run_id: str, trained_on: str | None, model: Model) -> None:
+    here = model.digest()
+    if trained_on is None:
+        logger.warning("%s does not say which model its dictionary was trained on; %s is taken", run_id, here[:12])
+    elif trained_on != here:
+        raise UserError(
+            f"The dictionary of {run_id} was trained on the model {trained_on[:12]}, this command's is {here[:12]}.",
+            f"Choose the model that it was trained on (`vlsae runs show {run_id}`), or train one on this model.",
+        )
