@@ -1,11 +1,19 @@
 """Train the bundled CLIP again by the project's own commands, stage after stage, and put it where it ships.
 
-    python scripts/make_bundled.py [--steps-scale 1.0] [--target vlsae/bundled/clip-v1] [--seed 0]
+    python scripts/make_bundled.py [--steps-scale 1.0] [--target vlsae/bundled/clip-v2] [--seed 0]
+                                   [--stages shapes,twins] [--initial FOLDER]
 
 A contrastive loss that can tell scenes apart by colour never learns the rest, and at a low temperature what is not yet
 learned is noise that the towers learn to suppress. So the temperature starts high, each factor has a stage in which
 little else tells the scenes apart, and only the last stage is the plain task, with pairs that differ in one factor.
 Each stage starts from the weights of the one before. A stage is a mixture of scenes; its shares are rows a batch.
+
+No combination that is scored as unseen is ever drawn. Each colour then lacks one shape, so that colour tells of shape,
+and a model that uses this is wrong just on the unseen combinations. The stages with ``crossed`` scenes take that away:
+a batch holds four shapes and the four colours that go with all of them, and an image meets no caption, right or wrong,
+from which its colour could have told it. Their images come with all of their captions, one factor in each.
+
+``--initial`` and ``--stages`` go on from given weights with the stages named, comma-separated.
 """
 
 from __future__ import annotations
@@ -27,7 +35,7 @@ from vlsae.runs import resolve, runs_root
 
 logger = logging.getLogger(__name__)
 
-BUNDLED = Path(__file__).parent.parent / "vlsae" / "bundled" / "clip-v1"
+BUNDLED = Path(__file__).parent.parent / "vlsae" / "bundled" / "clip-v2"
 CONTEXT = 48
 
 CONFIG = {
@@ -46,7 +54,7 @@ CONFIG = {
             "width": 64,
             "heads": 2,
             "layers": 12,
-            "hf_tokenizer_name": "clip-v1",
+            "hf_tokenizer_name": "clip-v2",
             "tokenizer_kwargs": {},
         },
     },
@@ -56,6 +64,7 @@ CONFIG = {
 #: The scenes that stages mix.
 PARTS = {
     "full": "",
+    "factors": "max_objects: 1, detail: each, crossed: {batch}",
     "lone": "max_objects: 1, detail: lone",
     "place": "max_objects: 1, detail: place",
     "short": "max_objects: 1, detail: short",
@@ -68,14 +77,26 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One run: its steps, learning rate, the temperature's lower bound, and rows a batch of each part."""
+    """One run: its steps, learning rate, the temperature's lower bound, and rows a batch of each part.
+
+    With several ``epochs`` the rate falls by half a cosine from pass to pass. With crossed scenes (``factors``) every
+    batch is of one part, and the rows say how often it is its turn.
+    """
 
     name: str
     steps: int
     lr: float
     temperature_min: float
     rows: dict[str, int]
-    epochs: int = 1  # with several, the rate falls by half a cosine from pass to pass
+    epochs: int = 1
+
+    @property
+    def batch(self) -> int:
+        return sum(self.rows.values())
+
+    @property
+    def block(self) -> int:
+        return self.batch if "factors" in self.rows else 2
 
 
 STAGES = (
@@ -86,6 +107,9 @@ STAGES = (
     Stage("simple-shapes", 350, 1e-3, 0.07, {"simple": 52, "texture": 16, "place": 8, "size": 8, "full": 24}),
     Stage("shapes", 850, 1e-3, 0.06, {"short": 62, "texture": 6, "place": 6, "size": 6, "full": 22}),
     Stage("twins", 3000, 1e-3, 0.05, {"twins": 48, "full": 24, "short": 20, "lone": 20}, epochs=10),
+    Stage("crossed", 1300, 8e-4, 0.05, {"factors": 74, "twins": 22}),
+    Stage("crossed-more", 2000, 1e-3, 0.05, {"factors": 48, "twins": 16}),
+    Stage("last", 4500, 1e-3, 0.05, {"factors": 32, "twins": 20, "full": 12}, epochs=6),
 )
 
 
@@ -95,12 +119,15 @@ def main() -> None:
     parser.add_argument("--steps-scale", type=float, default=1.0, help="share of each stage's scenes, for a trial")
     parser.add_argument("--target", type=Path, default=BUNDLED)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--initial", type=Path, help="a folder whose weights to start from; default: from scratch")
+    parser.add_argument("--stages", help="which to run, comma-separated; default: all")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         architecture = write_architecture(Path(folder))
-        initial = None
+        initial = options.initial
         for number, stage in enumerate(STAGES):
-            initial = train(stage, architecture, initial, options.steps_scale, options.seed + 100 * number)
+            if options.stages is None or stage.name in options.stages.split(","):
+                initial = train(stage, architecture, initial, options.steps_scale, options.seed + 100 * number)
     install(initial, options.target)
     logger.info("The bundled CLIP lies in %s; scripts/evaluate_bundled.py scores it.", options.target)
 
@@ -123,7 +150,8 @@ def train(stage: Stage, architecture: Path, initial: Path | None, scale: float, 
         f"objective.architecture={architecture}",
         f"objective.temperature_min={stage.temperature_min}",
         *start,
-        f"train.batch_size={sum(stage.rows.values())}",
+        f"objective.every_text={str('factors' in stage.rows).lower()}",
+        f"train.batch_size={stage.batch}",
         f"train.lr={stage.lr}",
         f"train.epochs={stage.epochs}",
     ]
@@ -135,8 +163,8 @@ def parts_of(stage: Stage, scale: float, seed: int) -> list[str]:
     """Return the stage's datasets as Hydra writes nodes, long enough for its steps."""
     nodes = []
     for number, (part, rows) in enumerate(stage.rows.items()):
-        scenes = 2 * max(round(rows * stage.steps * scale / stage.epochs / 2), 20)
-        extra = f", {PARTS[part]}" if PARTS[part] else ""
+        scenes = stage.block * max(round(rows * stage.steps * scale / stage.epochs / stage.block), 40 // stage.block, 1)
+        extra = f", {PARTS[part].format(batch=stage.batch)}" if PARTS[part] else ""
         nodes.append(f"{{_target_: vlsae.datasets.Shapes, n: {scenes}, seed: {seed + number}{extra}}}")
     return nodes
 

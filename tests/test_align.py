@@ -181,6 +181,15 @@ def test_a_few_steps_lower_the_loss_and_the_temperature_has_its_own_rate(archite
     assert learner.temperature.parameter.grad is not None
 
 
+def test_every_text_gives_the_mean_of_the_losses_of_each_column(architecture: Path) -> None:
+    learner = Align(architecture=str(architecture), temperature=0.2, every_text=True).eval()
+    one, two = batch_of(6, architecture), batch_of(6, architecture)
+    two["language"] = two["language"][[1, 1, 2, 0, 5, 5]]  # texts repeat, within a column and between the two
+    both = {"vision": one["vision"], "language": torch.stack([one["language"], two["language"]], dim=1)}
+    alone = [learner.loss({**one, "language": batch["language"]}).total.item() for batch in (one, two)]
+    assert learner.loss(both).total.item() == pytest.approx(sum(alone) / 2, abs=1e-5)
+
+
 def test_leaving_out_common_padding_changes_nothing(architecture: Path) -> None:
     learner = Align(architecture=str(architecture)).eval()
     ids = batch_of(6, architecture)["language"]

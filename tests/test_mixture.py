@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vlsae.datasets import Shapes
+from vlsae.datasets.base import sample_splits
 from vlsae.datasets.mixture import Mixture
 from vlsae.errors import UserError
 
@@ -23,6 +24,15 @@ def test_rows_of_the_parts_stand_one_after_the_other() -> None:
     assert np.array_equal(mixture.images(rows), np.concatenate(wanted))
     assert mixture.digest() != Mixture(parts=parts[::-1]).digest()
     assert mixture.skipped == []
+
+
+def test_a_split_parts_no_block_of_any_part() -> None:
+    mixture = Mixture(parts=[Shapes(n=300), Shapes(n=300, seed=1, twins=True), Shapes(n=300, seed=2, crossed=12)])
+    assert mixture.block == 12
+    splits = np.array(sample_splits(mixture, len(mixture), {"validation": 0.3}))
+    assert set(splits) == {"train", "validation"}
+    blocks = splits.reshape(-1, 12)
+    assert (blocks == blocks[:, :1]).all()
 
 
 def test_images_of_several_sizes_come_as_a_list() -> None:

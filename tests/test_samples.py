@@ -76,6 +76,22 @@ def test_an_epoch_reads_each_row_of_the_split_once_and_pairs_it_with_its_own_cap
     assert batch.language[:, 0].tolist() == batch.vision[:, 0, 0, 0].int().tolist()
 
 
+def test_every_text_of_an_image_comes_with_it_and_uneven_numbers_are_refused():
+    batch = SampleReader(Numbers(), Echo(), batch_size=8, every_text=True).batch(1)
+    assert batch.language.shape == (8, 2, 2)
+    rows = batch.vision[:, 0, 0, 0].int().tolist()
+    assert batch.language[:, :, 0].tolist() == [[row, row] for row in rows]
+    assert batch.language[:, :, 1].tolist() == [[ord("a"), ord("b")]] * 8
+
+    class Uneven(Numbers):
+        @property
+        def table(self):
+            return super().table.map(lambda row: {"texts": row["texts"][: 1 + (row["sample_id"] > "s3")]})
+
+    with pytest.raises(UserError, match="from 1 to 2 captions"):
+        SampleReader(Uneven(), Echo(), batch_size=60, split_settings={"validation": 0.0}, every_text=True).batch(0)
+
+
 def test_twins_share_a_batch():
     reader = SampleReader(Numbers(), Echo(), batch_size=8)
     for rows in read(reader, range(2 * reader.steps_per_epoch)):

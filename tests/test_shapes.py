@@ -55,6 +55,45 @@ def test_unseen_combinations_use_every_shape_and_colour_once() -> None:
     assert unseen.sum(0).tolist() == unseen.sum(1).tolist() == [1] * 8
 
 
+@pytest.mark.parametrize("max_objects", [1, 4])
+def test_crossed_blocks_cross_four_shapes_with_the_four_colours_that_go_with_them(max_objects: int) -> None:
+    dataset = Shapes(n=5000, crossed=100, max_objects=max_objects)  # a block spans two of the chunks that are drawn
+    assert dataset.block == 100
+    told: Counter[tuple[int, int]] = Counter()
+    blocks = set()
+    for start in range(0, 5000, 100):
+        scenes = dataset.scenes.take(slice(start, start + 100))
+        there = np.arange(4) < scenes.count[:, None]
+        pairs = set(zip(scenes.shape[there].tolist(), scenes.color[there].tolist()))
+        shapes, colors = {shape for shape, _ in pairs}, {color for _, color in pairs}
+        assert len(shapes) == len(colors) == 4
+        assert allowed("seen")[np.ix_(sorted(shapes), sorted(colors))].all()
+        blocks.add(frozenset(shapes))
+        told.update(pairs)
+    assert len(blocks) > 20
+    assert set(told) == set(zip(*np.nonzero(allowed("seen"))))
+    longer = Shapes(n=6000, crossed=100, max_objects=max_objects)
+    assert np.array_equal(longer.images(range(4050, 4110)), dataset.images(range(4050, 4110)))
+    assert len(set(dataset.table["group"])) == 50
+
+
+def test_each_caption_of_a_scene_names_its_part_of_it() -> None:
+    dataset = Shapes(n=40, detail="each")
+    for row, texts in zip(dataset.table, dataset.table["texts"]):
+        assert len(texts) == 8
+        assert texts[0] == dataset.captions[int(row["sample_id"][-7:])] == row["texts"][0]
+        for item in row["objects"]:
+            for text, factors_ in zip(texts[1:7], (("color", "shape"), *((f,) for f in OBJECT_FACTORS))):
+                assert all(item[factor] in text for factor in factors_)
+        assert texts[7].endswith(row["labels"]["background"])
+
+
+def test_what_crossed_blocks_exclude_is_named() -> None:
+    for settings in ({"part": "all"}, {"twins": True}, {"cooccurrence": 0.5}, {"n": 150}):
+        with pytest.raises(UserError, match="crossed=100"):
+            Shapes(**{"n": 200, "crossed": 100, **settings})
+
+
 def test_table_has_the_columns_of_every_dataset() -> None:
     table = Shapes(n=50).table
     assert table.column_names == ["sample_id", "texts", "labels", "objects", "source", "group"]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class Mixture(Dataset):
     """The rows of all ``parts``, one part after the other; shuffled reading mixes them by their lengths.
 
-    Samples and groups carry their part's number in front, so that equal names of two parts stay apart.
+    Samples and groups carry their part's number in front, so that equal names of two parts stay apart. Where a part
+    keeps more rows together than another, the other's rows are grouped as many at a time: a split parts no block.
     """
 
     def __init__(self, *, parts: list[Dataset]) -> None:
@@ -46,7 +47,10 @@ class Mixture(Dataset):
     def table(self) -> hf.Dataset:
         from datasets import concatenate_datasets
 
-        return concatenate_datasets([_numbered(number, part.table) for number, part in enumerate(self.parts)])
+        together = [self.block if part.block < self.block else 1 for part in self.parts]
+        return concatenate_datasets(
+            [_numbered(n, part.table, rows) for n, (part, rows) in enumerate(zip(self.parts, together))]
+        )
 
     def images(self, indices: Sequence[int]) -> np.ndarray | list[Any]:
         rows = np.asarray(indices, dtype=np.int64).reshape(-1)
@@ -76,8 +80,13 @@ class Mixture(Dataset):
         return np.cumsum([len(part) for part in self.parts])
 
 
-def _numbered(number: int, table: hf.Dataset) -> hf.Dataset:
-    def named(batch: dict[str, list[str]]) -> dict[str, list[str]]:
-        return {name: [f"{number}/{value}" for value in batch[name]] for name in ("sample_id", "group")}
+def _numbered(number: int, table: hf.Dataset, together: int) -> hf.Dataset:
+    first = table["group"][::together]
 
-    return table.map(named, batched=True, keep_in_memory=True)
+    def named(batch: dict[str, list[str]], rows: list[int]) -> dict[str, list[str]]:
+        return {
+            "sample_id": [f"{number}/{value}" for value in batch["sample_id"]],
+            "group": [f"{number}/{first[row // together]}" for row in rows],
+        }
+
+    return table.map(named, batched=True, with_indices=True, keep_in_memory=True)

@@ -43,8 +43,9 @@ class Shapes(Dataset):
 
     ``part`` holds out combinations of colour and shape (``seen``, ``unseen``, ``all``). ``hard`` draws small, faint,
     noisy, hidden objects. With ``twins`` rows 2i and 2i + 1 differ in exactly one factor (``labels.twin``). ``detail``
-    chooses the captions (:func:`vlsae.datasets.shapes_captions.captions`); ``single``, ``imbalance``,
-    ``cooccurrence`` and ``simple`` bend the distribution (:class:`vlsae.datasets.shapes_world.Recipe`).
+    chooses the captions (:func:`vlsae.datasets.shapes_captions.captions`), ``each`` gives every scene all of
+    :func:`vlsae.datasets.shapes_captions.every_caption`; ``single``, ``imbalance``, ``cooccurrence``, ``simple`` and
+    ``crossed`` bend the distribution (:class:`vlsae.datasets.shapes_world.Recipe`).
     ``labels.gradient`` shows in the image alone, ``labels.style`` in the caption alone.
     """
 
@@ -61,19 +62,25 @@ class Shapes(Dataset):
         hard: bool = False,
         twins: bool = False,
         max_objects: Annotated[int, Range(1, SLOTS)] = SLOTS,
-        detail: Annotated[str, OneOf("full", "short", "lone", "mixed", *LONE)] = "full",
+        detail: Annotated[str, OneOf("full", "short", "lone", "mixed", "each", *LONE)] = "full",
         single: Annotated[float, Range(0, 1)] = 0.0,
         imbalance: Annotated[float, Range(0, 5)] = 0.0,
         cooccurrence: Annotated[float, Range(0, 1)] = 0.0,
         simple: bool = False,
+        crossed: Annotated[int, Range(0, None)] = 0,
     ) -> None:
         if twins and simple:
             raise UserError("dataset.twins and dataset.simple exclude each other.", "Simple scenes vary in too little.")
         if twins and n % 2:
             raise UserError(f"dataset.twins draws pairs, and dataset.n is {n}.", "Take an even n.")
+        if crossed and (part != "seen" or twins or cooccurrence or n % crossed):
+            raise UserError(
+                f"dataset.crossed={crossed} draws blocks of seen combinations, neither twins nor with cooccurrence.",
+                f"Leave out the others and take a multiple of {crossed} for dataset.n={n}.",
+            )
         self.n, self.seed, self.size, self.hard, self.detail = n, seed, size, hard, detail
-        self.recipe = Recipe(max_objects, part, hard, twins, single, imbalance, cooccurrence, simple)
-        self.block = 2 if twins else 1
+        self.recipe = Recipe(max_objects, part, hard, twins, single, imbalance, cooccurrence, simple, crossed)
+        self.block = crossed or (2 if twins else 1)
 
     def __len__(self) -> int:
         return self.n
@@ -90,10 +97,10 @@ class Shapes(Dataset):
 
     @cached_property
     def captions(self) -> list[str]:
-        """One caption a scene."""
+        """One caption a scene; with ``detail=each`` the full one."""
         from vlsae.datasets.shapes_captions import captions
 
-        return captions(self.scenes, self.detail, self.hard)
+        return captions(self.scenes, "full" if self.detail == "each" else self.detail, self.hard)
 
     @cached_property
     def table(self) -> hf.Dataset:
@@ -135,18 +142,28 @@ class Shapes(Dataset):
     def _arrow(self) -> pa.Table:
         import pyarrow as pa
 
-        scenes, recipe = self.scenes, self.recipe
+        scenes = self.scenes
         ids = [f"shapes-{self.seed}-{row:07d}" for row in range(self.n)]
         return pa.table(
             {
                 "sample_id": ids,
-                "texts": _lists(pa.array(self.captions), np.ones(self.n, np.int32)),
+                "texts": self._texts(),
                 "labels": _labels(scenes),
                 "objects": _objects(scenes),
                 "source": ["shapes"] * self.n,
-                "group": ids if not recipe.twins else [ids[row - row % 2] for row in range(self.n)],
+                "group": ids if self.block == 1 else [ids[row - row % self.block] for row in range(self.n)],
             }
         )
+
+    def _texts(self) -> pa.ListArray:
+        import pyarrow as pa
+
+        from vlsae.datasets.shapes_captions import every_caption
+
+        if self.detail != "each":
+            return _lists(pa.array(self.captions), np.ones(self.n, np.int32))
+        several = every_caption(self.scenes)
+        return _lists(pa.array([text for texts in several for text in texts]), np.array([len(t) for t in several]))
 
 
 def factors(table: Any) -> tuple[list[str], list[str], np.ndarray]:

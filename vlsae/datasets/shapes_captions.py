@@ -55,11 +55,20 @@ def captions(scenes: Scenes, detail: str = "full", hard: bool = False) -> list[s
     but alike in both rows of a pair of twins, and never the word that tells them apart. In the hard world two objects
     are told by how they stand to each other, not by their places.
     """
-    columns = {name: getattr(scenes, name).tolist() for name in _TOLD}
-    rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    rows = _rows(scenes)
     say: dict[str, Callable[[dict], str]] = {"full": _full, "short": _short, "lone": _lone, "mixed": _mixed}
     say |= {factor: partial(_lone, factor=factor) for factor in LONE}
     return [_relation(row) if hard and row["count"] == 2 else say[detail](row) for row in rows]
+
+
+def every_caption(scenes: Scenes) -> list[list[str]]:
+    """Return the captions of each scene: the full one, each object's colour and shape, and each factor alone."""
+    return [[_full(row), _short(row), *(_lone(row, factor) for factor in LONE)] for row in _rows(scenes)]
+
+
+def _rows(scenes: Scenes) -> list[dict]:
+    columns = {name: getattr(scenes, name).tolist() for name in _TOLD}
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
 def article(words: str) -> str:

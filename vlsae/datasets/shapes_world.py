@@ -47,7 +47,9 @@ class Recipe:
     with one object beyond what ``max_objects`` gives; ``imbalance``: exponent of a power law over colours and shapes;
     ``cooccurrence``: probability that a further object has the partner shape of the first; ``hard``: smaller, fainter,
     noisier, shaken objects that may hide each other; ``simple``: large solid objects at the centres of their places, on
-    flat grounds, from which a model learns shapes first.
+    flat grounds, from which a model learns shapes first; ``crossed``: scenes come in blocks of this many (0: none),
+    each with four shapes and the four colours that occur beside all of them, so that within a block no colour tells of
+    a shape.
     """
 
     max_objects: int = SLOTS
@@ -58,6 +60,7 @@ class Recipe:
     imbalance: float = 0.0
     cooccurrence: float = 0.0
     simple: bool = False
+    crossed: int = 0
 
 
 @dataclass
@@ -119,7 +122,7 @@ def _chunk(number: int, seed: int, recipe: Recipe) -> Scenes:
     rng = np.random.default_rng([WORLD_VERSION, seed, number])
     if not recipe.twins:
         low, high = np.ones(CHUNK, np.int8), np.full(CHUNK, recipe.max_objects, np.int8)
-        return _sorted(_free(rng, low, high, recipe))
+        return _sorted(_free(rng, low, high, recipe, _legal(number, seed, recipe)))
     factors = twin_factors(recipe.max_objects)
     pairs = CHUNK // 2
     names = np.array([TWIN_FACTORS.index(f) for f in factors], np.int8)
@@ -128,7 +131,7 @@ def _chunk(number: int, seed: int, recipe: Recipe) -> Scenes:
     moved = factor == TWIN_FACTORS.index("place")
     low = np.where(two, 2, 1).astype(np.int8)
     high = np.where(moved, min(recipe.max_objects, SLOTS - 1), recipe.max_objects).astype(np.int8)
-    first = _sorted(_free(rng, low, high, recipe))
+    first = _sorted(_free(rng, low, high, recipe, allowed(recipe.part)))
     return _interleave(*_twins(rng, first, factor, recipe))
 
 
@@ -137,8 +140,23 @@ def twin_factors(max_objects: int) -> tuple[str, ...]:
     return TWIN_FACTORS if max_objects > 1 else TWIN_FACTORS[:6]
 
 
-def _free(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, recipe: Recipe) -> Scenes:
-    """Draw independent scenes with a number of objects between low and high ``(n,)``."""
+def _legal(number: int, seed: int, recipe: Recipe) -> np.ndarray:
+    """Return what the scenes of a chunk may hold, ``(shapes, colors)`` for all or ``(n, shapes, colors)`` for each."""
+    legal = allowed(recipe.part)
+    if not recipe.crossed:
+        return legal
+    block = (number * CHUNK + np.arange(CHUNK)) // recipe.crossed
+    # A stream of its own, read from its start: a block's shapes do not depend on where chunks end.
+    order = np.argsort(np.random.default_rng([WORLD_VERSION, seed, CHUNK]).random((block[-1] + 1, len(SHAPES))), axis=1)
+    chosen = np.zeros((len(order), len(SHAPES)), bool)
+    np.put_along_axis(chosen, order[:, : len(SHAPES) // 2], True, axis=1)
+    beside_all = np.all(legal | ~chosen[:, :, None], axis=1)
+    crossing: np.ndarray = chosen[:, :, None] & beside_all[:, None, :]
+    return crossing[block]
+
+
+def _free(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, recipe: Recipe, legal: np.ndarray) -> Scenes:
+    """Draw independent scenes with a number of objects between low and high ``(n,)`` out of legal combinations."""
     n = len(low)
 
     def pick(values: int, *shape: int) -> np.ndarray:
@@ -146,7 +164,7 @@ def _free(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, recipe: R
 
     count = (low + (rng.random(n) * (high - low + 1)).astype(np.int8)).astype(np.int8)
     count = np.where(rng.random(n) < recipe.single, low, count)
-    shape, color = _combinations(rng, n, recipe)
+    shape, color = _combinations(rng, n, recipe, legal)
     size, texture = pick(len(SIZES), SLOTS), pick(len(TEXTURES), SLOTS)
     background, gradient, style = pick(len(BACKGROUNDS)), pick(len(GRADIENTS)), pick(len(STYLES))
     place = np.argsort(rng.random((n, SLOTS)), axis=1).astype(np.int8)
@@ -164,24 +182,33 @@ def _free(rng: np.random.Generator, low: np.ndarray, high: np.ndarray, recipe: R
     )
 
 
-def _combinations(rng: np.random.Generator, n: int, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
-    """Draw shapes and colours ``(n, m)``: first the shape, then a colour that the part allows beside it."""
-    legal = allowed(recipe.part)
+def _combinations(rng: np.random.Generator, n: int, recipe: Recipe, legal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draw shapes and colours ``(n, m)``: first the shape, then a colour that is legal beside it."""
     weight_shape = (1.0 + np.arange(len(SHAPES))) ** -recipe.imbalance
     weight_color = (1.0 + np.arange(len(COLORS))) ** -recipe.imbalance
     edges = np.cumsum(weight_shape / weight_shape.sum())[:-1]
-    shape = np.searchsorted(edges, rng.random((n, SLOTS)), side="right")
+    drawn = rng.random((n, SLOTS))
+    if legal.ndim == 2:
+        shape = np.searchsorted(edges, drawn, side="right")
+    else:
+        shape = _weighted(drawn, np.broadcast_to((legal.any(2) * weight_shape)[:, None], (n, SLOTS, len(SHAPES))))
     biased = rng.random((n, SLOTS)) < recipe.cooccurrence
     biased[:, 0] = False
     shape = np.where(biased, partner(shape[:, :1]), shape)
-    table = legal * weight_color
-    table = np.cumsum(table / table.sum(1, keepdims=True), axis=1)
-    table[:, -1] = 1.0
-    color = (rng.random((n, SLOTS, 1)) >= table[shape]).sum(-1)
-    # A value that cannot occur has a step of zero height, so only rounding could pick it; the last legal one stands in.
-    last_legal = len(COLORS) - 1 - np.argmax(legal[:, ::-1], axis=1)
-    color = np.where(legal[shape, np.minimum(color, len(COLORS) - 1)], color, last_legal[shape])
+    table = np.broadcast_to(legal, (n, *legal.shape[-2:]))[np.arange(n)[:, None], shape] * weight_color
+    color = _weighted(rng.random((n, SLOTS)), table)
     return shape.astype(np.int8), color.astype(np.int8)
+
+
+def _weighted(drawn: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the values ``(n, m)`` that numbers drawn from [0, 1) pick by weights ``(n, m, v)``, none of weight 0."""
+    table = np.cumsum(weights / weights.sum(-1, keepdims=True), axis=-1)
+    table[..., -1] = 1.0
+    picked = (drawn[..., None] >= table).sum(-1)
+    # A value that cannot occur has a step of zero height, so only rounding could pick it; the last legal one stands in.
+    legal = weights > 0
+    last = weights.shape[-1] - 1 - np.argmax(legal[..., ::-1], axis=-1)
+    return np.where(np.take_along_axis(legal, picked[..., None], axis=-1)[..., 0], picked, last)
 
 
 def _sorted(scenes: Scenes) -> Scenes:

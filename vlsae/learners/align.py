@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from vlsae.learners.contrast import PARAMETRISATIONS, REDUCTIONS, Temperature, a
 from vlsae.models.base import Batch
 from vlsae.training.objective import Loss, Objective
 
+if TYPE_CHECKING:
+    from vlsae.runs import Measure
+    from vlsae.training.samples import SampleReader
+
 
 class Align(Objective):
     """A CLIP of open_clip under ALIGN's loss: smoothed softmax in both directions with a learned temperature.
@@ -27,8 +31,10 @@ class Align(Objective):
     ``architecture`` is a folder in open_clip's format, ``bundled``, or a name that open_clip knows; the named sizes
     change it. Weights start from scratch and the temperature at 1, or both as in the folder ``initial`` (T within its
     bounds). The temperature has a learning rate of its own (``temperature_lr_scale``) and no decay.
-    ``mask_duplicates`` takes equal captions of a batch out of each other's negatives. ``optimizer_name`` is ``adamw``,
-    or ``lamb`` for batches of many thousands as in the paper.
+    ``mask_duplicates`` takes equal captions of a batch out of each other's negatives. ``every_text`` pairs an image
+    with all of its captions: the first of each image against one another, the second, …, and the mean of their losses;
+    an image is then encoded once for all. ``optimizer_name`` is ``adamw``, or ``lamb`` for batches of many thousands as
+    in the paper.
     """
 
     source = "samples"
@@ -53,6 +59,7 @@ class Align(Objective):
         label_smoothing: Annotated[float, Range(0, 1)] = 0.1,
         reduce: Annotated[str, OneOf(*REDUCTIONS)] = "mean",
         mask_duplicates: bool = True,
+        every_text: bool = False,
         optimizer_name: Annotated[str, OneOf("adamw", "lamb")] = "adamw",
         weight_decay: Annotated[float, Range(0, None)] = 0.05,
         beta2: Annotated[float, Range(0, 1)] = 0.98,
@@ -78,6 +85,7 @@ class Align(Objective):
         self.temperature = Temperature(temperature, parametrisation, temperature_min, temperature_max)
         self.temperature_lr_scale = temperature_lr_scale
         self.label_smoothing, self.reduce, self.mask_duplicates = label_smoothing, reduce, mask_duplicates
+        self.every_text = every_text
         self.optimizer_name, self.weight_decay, self.beta2 = optimizer_name, weight_decay, beta2
 
     def prepare(self, images: Any = None, texts: Sequence[str] | None = None) -> Batch:
@@ -94,13 +102,23 @@ class Align(Objective):
         return self.architecture.tokenizer()
 
     def loss(self, batch: Batch | Mapping[str, Tensor], step: int = 0) -> Loss:
-        """Return the loss of a batch of n pixels ``(n, 3, height, width)`` and n token rows ``(n, length)``."""
+        """Return the loss of a batch of n pixels ``(n, 3, height, width)`` and their token rows.
+
+        These are ``(n, length)``, or ``(n, texts, length)`` with several texts an image.
+        """
         vision, language = _streams(batch)
         image = self.towers.encode_image(vision)
-        text = encode_text(self.towers, language)
-        duplicates = duplicate_rows(language) if self.mask_duplicates else None
         temperature = self.temperature()
-        total = align_loss(
+        columns = language[:, None] if language.ndim == 2 else language
+        # Texts of one factor repeat within a batch: each is encoded once.
+        ids, place = torch.unique(columns.flatten(0, 1), dim=0, return_inverse=True)
+        texts, places = encode_text(self.towers, ids), place.reshape(columns.shape[:2])
+        losses = [self._column_loss(image, texts[column], column, temperature) for column in places.T]
+        return Loss(torch.stack(losses).mean(), {"temperature": temperature.detach()})
+
+    def _column_loss(self, image: Tensor, text: Tensor, ids: Tensor, temperature: Tensor) -> Tensor:
+        duplicates = duplicate_rows(ids[:, None]) if self.mask_duplicates else None
+        return align_loss(
             image,
             text,
             temperature,
@@ -108,7 +126,6 @@ class Align(Objective):
             reduce=self.reduce,
             duplicates=duplicates,
         )
-        return Loss(total, {"temperature": temperature.detach()})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return matrices with decay; gains, biases, positions and embeddings without; the temperature by itself."""
@@ -135,6 +152,12 @@ class Align(Objective):
     def after_step(self, step: int) -> None:
         """Keep the temperature between its bounds."""
         self.temperature.clamp()
+
+    def held_out(self, reader: SampleReader) -> dict[str, Measure]:
+        """Return retrieval both ways among held-out pairs."""
+        from vlsae.learners.retrieval import retrieval
+
+        return retrieval(self, reader)
 
     def product(self) -> Align:
         """Return the trained towers, which ``save_pretrained`` writes in open_clip's format."""

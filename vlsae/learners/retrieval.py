@@ -33,7 +33,10 @@ def recall_at(similarity: Tensor, ranks: tuple[int, ...] = RANKS, correct: Tenso
 
 
 def retrieval(learner: Any, reader: SampleReader) -> dict[str, Measure]:
-    """Return R@k both ways over pools of at most 500 held-out pairs; identical captions answer each other's images."""
+    """Return R@k both ways over pools of at most 500 held-out pairs; identical captions answer each other's images.
+
+    Of several captions an image the first counts.
+    """
     from vlsae.learners.align import encode_text
     from vlsae.runs import Measure
 
@@ -45,13 +48,14 @@ def retrieval(learner: Any, reader: SampleReader) -> dict[str, Measure]:
             batch = reader.batch(step)
             if batch.language is None:
                 raise UserError("Retrieval needs captions, and these samples have none.")
+            captions = batch.language if batch.language.ndim == 2 else batch.language[:, 0]
             images.append(normalize(learner.towers.encode_image(batch.vision).float(), dim=-1))
-            texts.append(normalize(encode_text(learner.towers, batch.language).float(), dim=-1))
-            ids.append(batch.language)
+            texts.append(normalize(encode_text(learner.towers, captions).float(), dim=-1))
+            ids.append(captions)
             if sum(map(len, images)) >= POOL:
                 break
-    image, text, captions = (torch.cat(part)[:POOL] for part in (images, texts, ids))
-    same = (captions[:, None] == captions[None]).all(dim=-1)
+    image, text, tokens = (torch.cat(part)[:POOL] for part in (images, texts, ids))
+    same = (tokens[:, None] == tokens[None]).all(dim=-1)
     similarity = image @ text.T
     sides = {"text_of_image": similarity, "image_of_text": similarity.T}
     return {

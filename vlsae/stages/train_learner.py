@@ -11,9 +11,8 @@ if TYPE_CHECKING:
 
 
 def train_learner(config: Mapping[str, Any], run: Run, second: Logger) -> None:
-    """Train a learner, keep its best weights under ``model/`` and measure retrieval on held-out samples."""
+    """Train a learner, keep its best weights under ``model/`` and take its own measures on held-out samples."""
     from vlsae.config import build
-    from vlsae.learners.retrieval import retrieval
     from vlsae.reporting import write_report
     from vlsae.stages.fitting import fit_in_run, seeded, training_metrics
     from vlsae.training.samples import SampleReader
@@ -30,6 +29,7 @@ def train_learner(config: Mapping[str, Any], run: Run, second: Logger) -> None:
             seed=config["seed"],
             shuffle=settings["shuffle"] and split == "train",
             limit=config["limit"],
+            every_text=getattr(learner, "every_text", False),
         )
         for split in ("train", "validation")
     }
@@ -38,6 +38,6 @@ def train_learner(config: Mapping[str, Any], run: Run, second: Logger) -> None:
     product.save_pretrained(run.path / "model")
     metrics = training_metrics(result)
     if readers["validation"].n_rows:
-        metrics |= retrieval(product.eval(), readers["validation"])
+        metrics |= product.eval().held_out(readers["validation"])
     run.write_summary(metrics)
     write_report(run.path)

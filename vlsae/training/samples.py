@@ -32,7 +32,8 @@ class SampleReader:
     """Prepared batches of one split of a dataset; which rows a step reads is a pure function of seed and step.
 
     Rows of a block (``dataset.block``) come in one batch. Each image is paired with one of its captions, drawn anew
-    each epoch. A background thread prepares the next steps; it changes no number.
+    each epoch, or with ``every_text`` with all of them: language ``(n, texts, length)``. A background thread prepares
+    the next steps; it changes no number.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SampleReader:
         seed: int = 0,
         shuffle: bool = True,
         limit: int | None = None,
+        every_text: bool = False,
     ) -> None:
         if batch_size < 1 or batch_size % dataset.block:
             raise UserError(
@@ -53,6 +55,7 @@ class SampleReader:
                 "the rows that this dataset keeps together."
             )
         self.dataset, self.model, self.batch_size, self.seed, self.shuffle = dataset, model, batch_size, seed, shuffle
+        self.every_text = every_text
         samples = min(len(dataset), limit or len(dataset))
         splits = sample_splits(dataset, samples, split_settings or {})
         self.rows = np.flatnonzero(np.asarray(splits) == split)
@@ -95,9 +98,23 @@ class SampleReader:
         if not all(several):
             bare = self.dataset.table[int(samples[several.index([])])]["sample_id"]
             raise UserError(f"Sample {bare!r} has no text, and others of its batch have.", "Leave it out.")
+        if self.every_text:
+            return self._with_every_text(images, several)
         draws = np.random.default_rng((self.seed, CAPTION_SALT, step)).random(len(several))
         texts = [captions[int(draw * len(captions))] for captions, draw in zip(several, draws)]
         return self.model.prepare(images, texts)
+
+    def _with_every_text(self, images: Any, several: list[list[str]]) -> Batch:
+        counts = {len(texts) for texts in several}
+        if len(counts) > 1:
+            raise UserError(
+                f"Images have from {min(counts)} to {max(counts)} captions; all are read only where all have as many.",
+                "Set objective.every_text=false: one caption an image, drawn anew each epoch.",
+            )
+        batch = self.model.prepare(images, [text for texts in several for text in texts])
+        if batch.language is not None:
+            batch.language = batch.language.unflatten(0, (len(several), -1))
+        return batch
 
 
 class _Prefetch:
