@@ -13,6 +13,7 @@ from scipy import sparse
 from vlsae.dictionaries import VLSAE
 from vlsae.dictionaries.concepts import top_items
 from vlsae.dictionaries.explanation import explain
+from vlsae.dictionaries.running_sample import RunningSample
 from vlsae.dictionaries.running_top import RunningTop
 
 
@@ -187,3 +188,35 @@ def test_concepts_that_fire_for_everything_are_ranked_down_where_their_counts_ar
         dictionary, image, text, weight="idf", **statistics
     )
     assert explain(dictionary, image, text) == explain(dictionary, image, text, weight="none")
+
+
+def test_running_sample_is_fair_and_does_not_depend_on_chunks():
+    dense = tied_codes(n=4000, h=64)
+    samples = []
+    for chunks in (np.array_split(np.arange(4000), 3), np.array_split(np.arange(4000), 17)[::-1]):
+        sample = RunningSample(64, 32)
+        for rows in chunks:
+            sample.add(sparse.csr_matrix(dense[rows]), rows)
+        samples.append([sample.of(concept) for concept in range(64)])
+    for (rows, values), (again, _) in zip(*samples, strict=True):
+        assert rows.tolist() == again.tolist()
+        assert np.all(np.diff(values) >= 0)
+    assert len(samples[0][17][0]) == 0
+    assert sorted(samples[0][18][0].tolist()) == [30, 40]
+    # Over all concepts the sampled rows lie evenly: their mean is that of the active rows, within five errors.
+    drawn = np.concatenate([rows for rows, _ in samples[0]])
+    assert abs(drawn.mean() - 2000) < 5 * 4000 / np.sqrt(12 * len(drawn))
+
+
+def test_median_and_low_items_are_active_and_none_of_the_top():
+    dictionary, store = make(n=200)
+    for concept in top_items(dictionary, store, SITES, items=3):
+        top = [(item["pair_id"], item["act"]) for item in concept["images"]]
+        middle = [(item["pair_id"], item["act"]) for item in concept["images_median"]]
+        low = [(item["pair_id"], item["act"]) for item in concept["images_low"]]
+        assert not set(top) & set(middle + low)
+        assert not set(middle) & set(low)
+        assert all(act > 0 for _, act in middle + low)
+        if middle and low:
+            assert max(act for _, act in low) <= min(act for _, act in middle) <= top[-1][1]
+        assert sum(concept["density_v"]) == min(32, round(concept["freq_v"] * 200))

@@ -7,35 +7,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vlsae.runs import Run
 
-#: Metrics shown, in this order; a run that has none of them shows all it has.
-FIRST = (
-    "explained_variance/vision",
-    "explained_variance/language",
-    "l0/vision",
-    "dead/vision",
-    "dead/language",
-    "consistency",
-    "consistency/shuffled",
-    "intra_sim",
-    "inter_sim",
-    "recovery/auroc",
-    "recovery_random/auroc",
-    "recovery_units/auroc",
-    "recovery_pca/auroc",
-    "recovery_ceiling/auroc",
-)
-
 
 def announce(run: Run) -> None:
     """Print the run's main numbers and its folder."""
     from vlsae.commands.tables import console, metrics_table, rows_table
+    from vlsae.reporting.numbers import HEADLINE
     from vlsae.runs.metrics import read_summary
     from vlsae.runs.results import TABLES, read_result_file, read_table
 
     shown = console()
     metrics = (read_summary(run.path) or {"metrics": {}})["metrics"]
     found = read_result_file(run.path) or {"notes": [], "headline": [], "tables": []}
-    names = [name for name in found["headline"] or FIRST if name in metrics] or list(metrics)
+    names = [name for name in found["headline"] or HEADLINE if name in metrics] or list(metrics)
     title = run.id + (" (partial: --limit)" if run.manifest["identity"].get("limit") else "")
     shown.print(metrics_table({"metrics": {name: metrics[name] for name in names}}, title))
     if len(names) < len(metrics):

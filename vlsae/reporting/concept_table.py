@@ -1,176 +1,175 @@
-"""The concepts that a page shows: chosen, with pictures as data, and figures of all of them."""
+"""All concepts of a run in one pass: a row of the searchable table each, figures, and the few that a gallery shows."""
 
 from __future__ import annotations
 
-import base64
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlsae.errors import UserError
+from vlsae.dictionaries.names_file import NamedConcept
+from vlsae.reporting.concept_stream import Concept, each_concept, is_dead, strength, vision_share
 from vlsae.reporting.figures import COLORS, Figure, canvas, legend, log_axis
-from vlsae.reporting.numbers import text_of
-from vlsae.runs.files import load_json
+from vlsae.reporting.privacy import Privacy
 
-MOST_CONCEPTS = 60
-MOST_ITEMS = 5
-#: Bytes of pictures on one page; what comes after is listed without a picture.
-PICTURE_BYTES = 8 << 20
-LONGEST_TEXT = 240
+#: Concepts in the gallery.
+MOST_CONCEPTS = 120
 #: Share of rows from which a concept tells little about any of them.
 DENSE = 0.1
+LONGEST_EXCERPT = 60
 
-
-@dataclass(frozen=True)
-class Picture:
-    """An item of the vision stream: what it is called, and its thumbnail as a data URI if there is one."""
-
-    pair_id: str
-    source: str | None
-    activation: str
-
-
-@dataclass(frozen=True)
-class ShownConcept:
-    """A row of the concept table."""
-
-    number: int
-    name: str
-    frequency_vision: str
-    frequency_language: str
-    mean: str
-    pictures: list[Picture]
-    texts: list[tuple[str, str]]
+COLUMNS = ("concept", "name", "score", "vision", "language", "mean", "vision_share", "text")
 
 
 @dataclass(frozen=True)
 class ConceptTable:
-    """The concepts shown and how many are not; ``dead`` counts those without any active row."""
+    """``rows``: of every concept what :data:`COLUMNS` name; ``chosen``: the most informative ones, best first."""
 
-    shown: list[ShownConcept]
-    total: int
+    rows: list[list[Any]]
+    chosen: list[Concept]
     dead: int
-    pictures_left_out: int
+    names: Mapping[int, NamedConcept]
+    figures: list[Figure]
+
+    @property
+    def total(self) -> int:
+        """The number of concepts."""
+        return len(self.rows)
+
+    @property
+    def named(self) -> int:
+        """The number of concepts with a name."""
+        return sum(1 for row in self.rows if row[1])
 
 
-def read_concepts(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's ``concepts.jsonl``, none where the run has no such file."""
-    file = path / "concepts.jsonl"
-    if not file.is_file():
-        return []
-    try:
-        return [load_json(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}).", "Make the run anew.") from error
-
-
-def strongest(concepts: Sequence[Mapping[str, Any]], most: int = MOST_CONCEPTS) -> list[Mapping[str, Any]]:
-    """Return the concepts whose listed items activate them most, by the weaker of the two streams; dense ones last."""
-
-    def strength(concept: Mapping[str, Any]) -> float:
-        sides = [concept["images"], concept["texts"]]
-        known = [side for side, dead in zip(sides, (concept["dead_v"], concept["dead_l"])) if dead is not None]
-        means = [sum(item["act"] for item in side) / len(side) if side else 0.0 for side in known]
-        return min(means, default=0.0)
-
-    def is_dense(concept: Mapping[str, Any]) -> bool:
-        return max(concept["freq_v"] or 0.0, concept["freq_l"] or 0.0) > DENSE
-
-    live = [concept for concept in concepts if concept["images"] or concept["texts"]]
-    return sorted(live, key=lambda concept: (is_dense(concept), -strength(concept), concept["id"]))[:most]
-
-
-def concept_table(
-    concepts: Sequence[Mapping[str, Any]], thumbnails: Mapping[str, bytes], budget: int = PICTURE_BYTES
-) -> ConceptTable:
-    """Return the table of the strongest concepts; ``thumbnails`` maps pair ids to encoded pictures."""
-    shown, left_out = [], 0
-    for concept in strongest(concepts):
-        pictures = []
-        for item in concept["images"][:MOST_ITEMS]:
-            picture = thumbnails.get(item["pair_id"])
-            source = None
-            if picture is not None and len(picture) <= budget:
-                source = data_uri(picture)
-                budget -= len(source)
-            elif picture is not None:
-                left_out += 1
-            pictures.append(Picture(item["pair_id"], source, text_of(item["act"])))
-        texts = [(_short(item["text"]), text_of(item["act"])) for item in concept["texts"][:MOST_ITEMS]]
-        shown.append(
-            ShownConcept(
-                concept["id"],
-                concept.get("name") or "",
-                _percent(concept["freq_v"]),
-                _percent(concept["freq_l"]),
-                text_of(concept["mean_activation"]),
-                pictures,
-                texts,
-            )
-        )
-    dead = sum(1 for concept in concepts if not concept["images"] and not concept["texts"])
-    return ConceptTable(shown, len(concepts), dead, left_out)
-
-
-def thumbnails_of(stores: Sequence[Path], pair_ids: set[str]) -> dict[str, bytes]:
-    """Return the thumbnails that stores keep of some samples; what cannot be read is left out."""
-    from vlsae.representations import Store
-
-    found: dict[str, bytes] = {}
-    for path in stores:
-        try:
-            samples = Store.open(path).samples
-        except (UserError, OSError):
+def concept_table(path: Path, names: Mapping[int, NamedConcept], privacy: Privacy) -> ConceptTable | None:
+    """Return the table of a run's concepts, None where it has none; only the chosen ones are held in memory."""
+    rows: list[list[Any]] = []
+    means: list[list[Any]] = []
+    best: list[tuple[tuple[bool, float, float], int, Concept]] = []
+    dead = 0
+    for concept in each_concept(path):
+        number = concept["id"]
+        named = names.get(number) or NamedConcept(number, concept.get("name"))
+        rows.append(_row(concept, named, privacy))
+        means.append([number, *(_when_active(concept, letter) for letter in "vl")])
+        if is_dead(concept):
+            dead += 1
             continue
-        if "thumbnail" not in samples.column_names:
-            continue
-        wanted = {i: name for i, name in enumerate(samples.column("sample_id").to_pylist()) if name in pair_ids}
-        pictures = samples.column("thumbnail").take(list(wanted)).to_pylist() if wanted else []
-        found |= {name: picture for name, picture in zip(wanted.values(), pictures) if picture is not None}
-    return found
+        entry = (informativeness(concept, named), -number, concept)
+        (heapq.heappush if len(best) < MOST_CONCEPTS else heapq.heappushpop)(best, entry)
+    if not rows:
+        return None
+    chosen = [concept for *_, concept in sorted(best, key=lambda entry: entry[:2], reverse=True)]
+    return ConceptTable(rows, chosen, dead, names, _figures(rows, means, names))
 
 
-def data_uri(picture: bytes) -> str:
-    """Return an encoded picture as a data URI."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+def informativeness(concept: Concept, named: NamedConcept) -> tuple[bool, float, float]:
+    """Return by what a concept is ranked: those that fire everywhere last, then by a name's score, then by strength."""
+    dense = max(concept["freq_v"] or 0.0, concept["freq_l"] or 0.0) > DENSE
+    return not dense, (named.score or 0.0) if named.name else 0.0, strength(concept)
 
 
-def concept_figures(concepts: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """Return how often concepts fire in each stream, and how their activation divides between the streams."""
-    figures = []
+def excerpt(text: str, longest: int = LONGEST_EXCERPT) -> str:
+    """Return the beginning of a text."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _row(concept: Concept, named: NamedConcept, privacy: Privacy) -> list[Any]:
+    text = concept["texts"][0]["text"] if concept["texts"] and not privacy.redact else ""
+    return [
+        concept["id"],
+        None if privacy.redact else named.name,
+        _rounded(named.score),
+        _rounded(concept["freq_v"]),
+        _rounded(concept["freq_l"]),
+        _rounded(concept["mean_activation"]),
+        _rounded(vision_share(concept)),
+        excerpt(text),
+    ]
+
+
+def _when_active(concept: Concept, letter: str) -> float | None:
+    mean, share = concept[f"mean_{letter}"], concept[f"freq_{letter}"]
+    return mean / share if mean is not None and share else None
+
+
+def _rounded(value: float | None) -> float | None:
+    """Return a number in four digits: the page holds one for each concept."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def _figures(
+    rows: Sequence[Sequence[Any]], means: Sequence[Sequence[Any]], names: Mapping[int, NamedConcept]
+) -> list[Figure]:
     columns = ("concept", "vision", "language")
-    rows = [[concept["id"], concept["freq_v"], concept["freq_l"]] for concept in concepts]
+    frequencies = [[row[0], row[3], row[4]] for row in rows]
     bins = [10 ** (-5 + 0.25 * step) for step in range(21)]
-    with canvas("concept-frequency") as (axes, drawn):
-        for place, (stream, color) in enumerate(zip(columns[1:], COLORS), start=1):
-            values = [row[place] for row in rows if row[place]]
-            if values:
-                axes.hist(values, bins=bins, histtype="step", color=color, linewidth=1.8, label=stream)
-        log_axis(axes, "x")
-        axes.set_xlabel("share of rows on which a concept fires")
-        axes.set_ylabel("live concepts")
-        legend(axes)
-    figures.append(Figure("concept-frequency", "How often concepts fire", drawn[0], columns, rows))
-    means = [(concept["id"], concept["mean_v"], concept["mean_l"]) for concept in concepts]
-    both = [(number, v, t) for number, v, t in means if v is not None and t is not None]
-    shares = [(number, v / (v + t)) for number, v, t in both if v + t > 0]
+    figures = [
+        _by_stream("concept-frequency", "How often concepts fire", columns, frequencies, bins, _FIRES),
+        _by_stream("concept-activation", "How strongly they fire", columns, means, None, _STRENGTH),
+    ]
+    shares = [[row[0], row[6]] for row in rows if row[6] is not None]
     if shares:
-        with canvas("concept-modality") as (axes, drawn):
-            axes.hist(
-                [share for _, share in shares], bins=[step / 20 for step in range(21)], color=COLORS[2], alpha=0.8
-            )
-            axes.set_xlabel("share of a concept's activation that comes from vision")
-            axes.set_ylabel("live concepts")
+        label = "share of a concept's activation that comes from vision"
         title = "Vision, language or both"
-        figures.append(Figure("concept-modality", title, drawn[0], ("concept", "vision_share"), shares))
+        figures.append(_shares("concept-modality", title, label, ("concept", "vision_share"), shares, (0, 1)))
+    tested = [[one.concept, one.score, one.shuffled] for one in names.values() if one.score is not None]
+    if tested:
+        figures.append(_scores(tested))
     return figures
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.3g} %"
+_FIRES = "share of rows on which a concept fires"
+_STRENGTH = "mean activation of a concept where it fires"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+def _by_stream(
+    name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], bins: list[float] | None, label: str
+) -> Figure:
+    values = [[row[place] for row in rows if row[place]] for place in (1, 2)]
+    every = [value for side in values for value in side if value > 0]
+    if bins is None:
+        low, high = (min(every), max(every)) if every else (0.1, 1.0)
+        bins = [low * (max(high / low, 1.01)) ** (step / 24) for step in range(25)]
+    with canvas(name) as (axes, drawn):
+        for side, stream, color in zip(values, columns[1:], COLORS):
+            if side:
+                axes.hist(side, bins=bins, histtype="step", color=color, linewidth=1.8, label=stream)
+        log_axis(axes, "x")
+        axes.set_xlabel(label)
+        axes.set_ylabel("live concepts")
+        legend(axes)
+    return Figure(name, title, drawn, columns, rows, f"A histogram of {label}, by stream.")
+
+
+def _shares(
+    name: str,
+    title: str,
+    label: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    limits: tuple[float, float],
+) -> Figure:
+    low, high = limits
+    with canvas(name) as (axes, drawn):
+        bins = [low + (high - low) * step / 20 for step in range(21)]
+        axes.hist([row[1] for row in rows], bins=bins, color=COLORS[2], alpha=0.8)
+        axes.set_xlabel(label)
+        axes.set_ylabel("live concepts")
+    return Figure(name, title, drawn, columns, rows, f"A histogram of the {label}.")
+
+
+def _scores(rows: Sequence[Sequence[Any]]) -> Figure:
+    bins = [step / 40 for step in range(41)]
+    with canvas("concept-names") as (axes, drawn):
+        for place, label, color in ((1, "own name", COLORS[0]), (2, "names of other concepts", COLORS[1])):
+            values = [row[place] for row in rows if row[place] is not None]
+            if values:
+                axes.hist(values, bins=bins, histtype="step", color=color, linewidth=1.8, label=label)
+        axes.set_xlabel("detection score of the name (AUROC, held-out rows)")
+        axes.set_ylabel("concepts tested")
+        legend(axes)
+    columns = ("concept", "score", "shuffled")
+    return Figure("concept-names", "Do the names tell when concepts fire?", drawn, columns, rows)

@@ -66,7 +66,7 @@ def _figure(kind: str, series: Mapping[tuple[str, str], Line]) -> Figure:
         axes.set_ylabel(title)
         legend(axes)
     ends = "; ".join(f"{metric} ({split}) ends at {values[-1]:.4g}" for (metric, split), (_, values) in series.items())
-    return Figure(name, title.capitalize(), drawn[0], ("metric", "split", "step", "value"), rows, ends)
+    return Figure(name, title.capitalize(), drawn, ("metric", "split", "step", "value"), rows, ends)
 
 
 def _thinned(line: Line) -> Line:

@@ -59,7 +59,7 @@ def recovery_figure(metrics: Mapping[str, Mapping[str, Any]]) -> Figure | None:
         axes.set_xlim(min(0.5, *(row[1] for row in rows)) - 0.02, 1.01)
         axes.set_xlabel("joint AUROC, mean over factors")
     words = "; ".join(f"{title}: {value:.3f}" for title, value, *_ in rows)
-    return Figure("recovery", "Concept recovery", drawn[0], ("method", "auroc", "low", "high"), rows, words)
+    return Figure("recovery", "Concept recovery", drawn, ("method", "auroc", "low", "high"), rows, words)
 
 
 def _factor_row(methods: Mapping[str, Mapping[str, str]]) -> FactorRow:

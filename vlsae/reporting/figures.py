@@ -1,4 +1,4 @@
-"""Figures as SVG that takes the page's text colour, each with its data beside it as CSV."""
+"""Figures as SVG that takes the page's text colour and as PNG, each with its data beside it as CSV."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vlsae.runs.files import write_atomic
 #: Colours that read on white and on black and are told apart by most colour-blind readers.
 COLORS = ("#2a80c0", "#d55e00", "#009e73", "#c05fa0", "#b8860b", "#7a6ff0")
 DASHES = ("-", "--", ":", "-.")
+PNG_DPI = 144
 
 #: What text and axes are drawn in, to be replaced by the page's own colour.
 _INK = "#010203"
@@ -44,21 +45,35 @@ _SETTINGS: Any = {
 }
 
 
+@dataclass
+class Drawing:
+    """What a canvas gives once its block has ended: ``svg`` for the page and ``png`` on white, for slides."""
+
+    svg: str = ""
+    png: bytes = b""
+
+
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure: its name in files, its title, its SVG, the rows it was drawn from, and a description in words."""
+    """A drawn figure: its name in files, its title, the drawing, the rows it was drawn from, a description in words."""
 
     name: str
     title: str
-    svg: str
+    drawing: Drawing
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     description: str = ""
 
+    @property
+    def svg(self) -> str:
+        """The bare ``<svg>`` element."""
+        return self.drawing.svg
+
     def write(self, folder: Path) -> None:
-        """Write ``<name>.svg`` and ``<name>.csv`` into a folder."""
+        """Write ``<name>.svg``, ``<name>.png`` and ``<name>.csv`` into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / f"{self.name}.svg", self.svg)
+        write_atomic(folder / f"{self.name}.png", self.drawing.png)
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(self.columns)
@@ -69,20 +84,21 @@ class Figure:
 @contextmanager
 def canvas(
     name: str, width: float = 5.2, height: float = 3.0, panels: tuple[int, int] = (1, 1)
-) -> Iterator[tuple[Any, list[str]]]:
-    """Give axes to draw on, an array of them for several panels, and a list: the SVG, once the block ends."""
+) -> Iterator[tuple[Any, Drawing]]:
+    """Give axes to draw on, an array of them for several panels, and the drawing, filled once the block ends."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure as Drawing
+    from matplotlib.figure import Figure as Sheet
 
-    drawn: list[str] = []
+    drawn = Drawing()
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
-        drawing = Drawing(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(drawing)
-        yield drawing.subplots(*panels), drawn
-        buffer = io.StringIO()
-        drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        drawn.append(_for_the_page(buffer.getvalue(), name))
+        sheet = Sheet(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(sheet)
+        yield sheet.subplots(*panels), drawn
+        text, pixels = io.StringIO(), io.BytesIO()
+        sheet.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        sheet.savefig(pixels, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+        drawn.svg, drawn.png = _for_the_page(text.getvalue(), name), pixels.getvalue()
 
 
 def grid_of(axes: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,24 @@ GROUPS = (
     ("Retrieval within pairs", ("code_retrieval", "feature_retrieval")),
 )
 REST = "Further numbers"
+
+#: Numbers shown first, in this order; a run that has none of them shows all it has.
+HEADLINE = (
+    "explained_variance/vision",
+    "explained_variance/language",
+    "l0/vision",
+    "dead/vision",
+    "dead/language",
+    "consistency",
+    "consistency/shuffled",
+    "intra_sim",
+    "inter_sim",
+    "recovery/auroc",
+    "recovery_random/auroc",
+    "recovery_units/auroc",
+    "recovery_pca/auroc",
+    "recovery_ceiling/auroc",
+)
 
 #: What a number means, by its name or the longest beginning of it.
 MEANINGS = {
@@ -93,6 +111,11 @@ def grouped(metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Nu
         if not name.startswith("recovery"):
             groups[home.get(name.split("/")[0], REST)].append(number(name, measure))
     return [(title, numbers) for title, numbers in groups.items() if numbers]
+
+
+def headline(metrics: Mapping[str, Mapping[str, Any]], named: Sequence[str] = ()) -> list[Number]:
+    """Return the numbers shown first: those that the stage named, else the known ones."""
+    return [number(name, metrics[name]) for name in named or HEADLINE if name in metrics]
 
 
 def recovered(metrics: Mapping[str, Mapping[str, Any]]) -> list[Recovered]:

@@ -44,7 +44,7 @@ def _plot(plot: Mapping[str, Any]) -> Figure:
         for i, (x, y) in enumerate(zip(series["x"], series["y"], strict=True))
     ]
     return Figure(
-        plot["name"], plot["title"], drawn[0], ("panel", "series", "x", "y", "low", "high"), data, plot["description"]
+        plot["name"], plot["title"], drawn, ("panel", "series", "x", "y", "low", "high"), data, plot["description"]
     )
 
 
@@ -112,7 +112,7 @@ def _heat_map(plot: Mapping[str, Any]) -> Figure:
         for row, cells in zip(plot["rows"], plot["values"], strict=True)
         for column, cell in zip(plot["columns"], cells, strict=True)
     ]
-    return Figure(plot["name"], plot["title"], drawn[0], ("row", "column", "value"), rows, plot["description"])
+    return Figure(plot["name"], plot["title"], drawn, ("row", "column", "value"), rows, plot["description"])
 
 
 def _names(own: Sequence[Mapping[str, Any]]) -> list[str]:

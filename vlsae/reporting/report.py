@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from vlsae.reporting.concept_table import (
-    MOST_ITEMS,
-    ConceptTable,
-    concept_figures,
-    concept_table,
-    read_concepts,
-    strongest,
-    thumbnails_of,
-)
+from vlsae.dictionaries.names_file import NamedConcept, has_names, read_names
+from vlsae.reporting.concept_table import COLUMNS, ConceptTable, concept_table
 from vlsae.reporting.curves import curves
 from vlsae.reporting.factor_table import factor_rows, recovery_figure
+from vlsae.reporting.figures import Figure
+from vlsae.reporting.gallery import Card, Sources, gallery, thumbnails_of, wanted_pictures
 from vlsae.reporting.lineage import Ancestor, configuration, everyone, facts, is_demonstration, lineage
-from vlsae.reporting.numbers import grouped, recovered
+from vlsae.reporting.lineage_graph import lineage_graph
+from vlsae.reporting.numbers import grouped, headline, recovered
+from vlsae.reporting.privacy import Privacy
+from vlsae.reporting.rendering import render
 from vlsae.reporting.result_section import result_section
+from vlsae.reporting.token_marks import token_marks
 from vlsae.runs.files import write_atomic
 from vlsae.runs.manifest import DONE, RUNNING, effective_status, read_manifest
 from vlsae.runs.metrics import read_metrics, read_summary
@@ -32,33 +31,81 @@ logger = logging.getLogger(__name__)
 REPORT = "report.html"
 FIGURES = "figures"
 MOST_BYTES = 20 << 20
+SCRIPT = "page.js"
 
 
-def write_report(run_path: str | Path) -> Path:
+@dataclass(frozen=True)
+class Content:
+    """All that the page of a run shows; ``concepts`` is None for a run without any."""
+
+    values: dict[str, Any]
+    concepts: ConceptTable | None
+    stores: list[Path]
+    privacy: Privacy
+
+    def page(self, with_pictures: bool = True) -> str:
+        """Return the page."""
+        cards = self._cards(with_pictures) if self.concepts else []
+        table = None
+        if self.concepts:
+            shown = [card.number for card in cards]
+            table = {"columns": COLUMNS, "rows": self.concepts.rows, "shown": shown}
+        more = {"concepts": self.concepts, "cards": cards, "table": table}
+        return render("page.html.j2", {**self.values, **more}, SCRIPT if table else "")
+
+    def _cards(self, with_pictures: bool) -> list[Card]:
+        if self.concepts is None:
+            return []
+        chosen = self.concepts.chosen
+        wanted = wanted_pictures(chosen) if with_pictures and self.privacy.pictures else set()
+        marks = token_marks(self.values["path"], {concept["id"] for concept in chosen})
+        return gallery(chosen, self.concepts.names, Sources(thumbnails_of(self.stores, wanted)), marks, self.privacy)
+
+
+def write_report(run_path: str | Path, *, privacy: Privacy | None = None, names: str | Path | None = None) -> Path:
     """Write ``report.html`` and ``figures/`` into a run's directory and return the page's path.
 
-    The page needs no network and runs no scripts. It holds at most 20 MB: what does not fit is counted. Raises
-    ``MissingFile`` where there is no run.
+    The page needs no network and runs no script but its own. It holds at most 20 MB: what does not fit is counted.
+    ``names`` is a run or a CSV file whose names of concepts are shown in place of the run's own. Raises ``MissingFile``
+    where there is no run.
     """
     path = Path(run_path).resolve()
+    content = content_of(path, privacy or Privacy(), names)
+    page = content.page()
+    if len(page.encode("utf-8")) > MOST_BYTES:
+        logger.warning("The report of %s would pass %d MB; its pictures are left out.", path, MOST_BYTES >> 20)
+        page = content.page(with_pictures=False)
+    write_atomic(path / REPORT, page)
+    return path / REPORT
+
+
+def content_of(path: Path, privacy: Privacy, names: str | Path | None = None) -> Content:
+    """Return what a run's page shows, its figures written into the run."""
     manifest = read_manifest(path)
     config = configuration(path)
     ancestors = lineage(path, manifest)
     metrics = (read_summary(path) or {}).get("metrics", {})
-    concepts = read_concepts(path)
+    table = concept_table(path, _names(path, names), privacy)
     training = curves(read_metrics(path))
     recovery = recovery_figure(metrics)
-    about_concepts = concept_figures(concepts) if concepts else []
-    found = result_section(path)
-    for figure in [*(found.figures if found else []), *training, *([recovery] if recovery else []), *about_concepts]:
-        figure.write(path / FIGURES)
+    graph = lineage_graph(manifest, ancestors)
+    found = result_section(path, privacy)
+    every: list[Figure | None] = [graph, *(found.figures if found else []), *training, recovery]
+    for figure in [*every, *(table.figures if table else [])]:
+        if figure is not None:
+            figure.write(path / FIGURES)
     values = {
+        "path": path,
+        "title": manifest["run_id"],
         "manifest": manifest,
+        "privacy": privacy.note,
         "partial": config.get("limit"),
         "demonstration": is_demonstration(config),
         "status": _status(path, manifest),
-        "facts": facts(manifest, config),
+        "facts": [(name, privacy.paths(text)) for name, text in facts(manifest, config)],
         "ancestors": ancestors,
+        "graph": graph,
+        "headline": headline(metrics, found.headline if found else ()),
         "groups": grouped(metrics),
         "recovered": recovered(metrics),
         "recovery": recovery,
@@ -66,26 +113,29 @@ def write_report(run_path: str | Path) -> Path:
         "factors": factor_rows(path),
         "training": training,
         "found": found,
-        "about_concepts": about_concepts,
-        "config": _configuration_text(path),
-        "written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "css": _part("page.css"),
+        "has_names": has_names(path),
+        "config": privacy.paths(_configuration_text(path)),
+        "written": written(),
+        "writer": manifest["packages"].get("vlsae", ""),
     }
-    page = _render({**values, "concepts": _concepts(path, concepts, ancestors)})
-    if len(page.encode("utf-8")) > MOST_BYTES:
-        logger.warning("The report of %s would pass %d MB; its pictures are left out.", manifest["run_id"], 20)
-        page = _render({**values, "concepts": concept_table(concepts, {})})
-    write_atomic(path / REPORT, page)
-    return path / REPORT
+    return Content(values, table, _stores(path, ancestors), privacy)
 
 
-def _concepts(path: Path, concepts: Sequence[Mapping[str, Any]], ancestors: list[Ancestor]) -> ConceptTable | None:
-    if not concepts:
-        return None
+def written() -> str:
+    """Return the time as the foot of a page tells it."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _names(path: Path, given: str | Path | None) -> Mapping[int, NamedConcept]:
+    if given is not None:
+        return read_names(given)
+    return read_names(path) if has_names(path) else {}
+
+
+def _stores(path: Path, ancestors: list[Ancestor]) -> list[Path]:
     folders = [path, *(ancestor.path for ancestor in everyone(ancestors) if ancestor.path is not None)]
-    stores = [folder / "representations" for folder in folders if (folder / "representations").is_dir()]
-    wanted = {item["pair_id"] for concept in strongest(concepts) for item in concept["images"][:MOST_ITEMS]}
-    return concept_table(concepts, thumbnails_of(stores, wanted) if wanted else {})
+    stores = dict.fromkeys(folder / "representations" for folder in folders)
+    return [store for store in stores if store.is_dir()]
 
 
 def _status(path: Path, manifest: Mapping[str, Any]) -> str:
@@ -102,18 +152,3 @@ def _left_out(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
 def _configuration_text(path: Path) -> str:
     file = path / "config.yaml"
     return file.read_text(encoding="utf-8", errors="replace")[:50_000] if file.is_file() else ""
-
-
-def _part(name: str) -> str:
-    return (resources.files("vlsae.reporting") / name).read_text(encoding="utf-8")
-
-
-def _render(values: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    # matplotlib escapes the text that it draws, so its SVG may stand on the page as it is.
-    environment.filters["svg"] = lambda figure: Markup(figure.svg)
-    environment.filters["css"] = Markup
-    return environment.from_string(_part("page.html.j2")).render(**values)

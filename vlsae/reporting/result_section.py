@@ -9,6 +9,7 @@ from typing import Any
 from vlsae.reporting.figures import Figure
 from vlsae.reporting.numbers import text_of
 from vlsae.reporting.plots import draw
+from vlsae.reporting.privacy import Privacy
 from vlsae.runs.results import TABLES, read_result_file, read_table
 
 #: Rows of a table that stand on the page; all of them lie in its file.
@@ -38,20 +39,23 @@ class ResultSection:
     tables: list[ShownTable]
 
 
-def result_section(path: Path) -> ResultSection | None:
+def result_section(path: Path, privacy: Privacy) -> ResultSection | None:
     """Return a run's section, None where its stage left no ``result.json``."""
     content = read_result_file(path)
     if content is None:
         return None
-    tables = [_table(path, entry) for entry in content["tables"]]
+    tables = [_table(path, entry, privacy) for entry in content["tables"]]
     return ResultSection(content["notes"], content["headline"], [draw(plot) for plot in content["plots"]], tables)
 
 
-def _table(path: Path, entry: dict[str, Any]) -> ShownTable:
+def _table(path: Path, entry: dict[str, Any], privacy: Privacy) -> ShownTable:
     columns, rows = read_table(path / TABLES, entry["name"])
     numeric = [
         all(row[number] is None or isinstance(row[number], (int, float)) for row in rows)
         for number in range(len(columns))
     ]
-    shown = [[text_of(cell) for cell in row] for row in rows[:MOST_ROWS]]
+    shown = [
+        [text_of(privacy.cell(column, cell)) for column, cell in zip(columns, row, strict=True)]
+        for row in rows[:MOST_ROWS]
+    ]
     return ShownTable(entry["name"], entry["title"], entry["description"], columns, numeric, shown, len(rows))

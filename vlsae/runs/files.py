@@ -15,12 +15,12 @@ from typing import Any
 BLOCK = 1 << 20
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader, and a machine that lost power, sees the old or the new one whole."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, and a machine that lost power, sees the old or the new one whole."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
             stream.flush()
             # mkstemp makes files private; a run is read by whoever may read its folder.
             os.fchmod(stream.fileno(), 0o666 & ~_umask())
