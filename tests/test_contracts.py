@@ -62,6 +62,7 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
     return {
         "captions": {"path": str(folder)},
         "image_folder": {"path": str(folder)},
+        "hub": {"path": str(folder / "captions.csv")},
         "clip": {"checkpoint": f"path:{clip}"},
         "align": {"architecture": clip},
         "lm": {"checkpoint": f"path:{write_lm(tmp_path_factory.mktemp('lm'))}"},

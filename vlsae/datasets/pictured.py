@@ -135,7 +135,7 @@ class Pictured(Dataset):
         level = self.check
         if level == "auto":
             level = "full" if len(samples) <= DECODE_UP_TO else self.source.check_many
-        if level == "none":
+        if level == "none" or not self.has_images:
             return samples
         look, source = check_whole if level == "full" else check_header, self.source
 
