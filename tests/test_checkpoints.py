@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,21 @@ def test_weights_out_of_reach_name_the_ways_out(checkpoint, cache):
         resolve(checkpoint)
     for way in ("path:", "HF_HOME", "model.checkpoint=bundled"):
         assert way in str(caught.value)
+
+
+def test_a_hub_that_does_not_answer_costs_seconds_and_leaves_its_cache(cache, folder, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(UserError, match="cannot be reached"):
+        resolve("open_clip:ViT-B-32/laion2b_s34b_b79k")
+    weights = {"open_clip_model.safetensors": folder / "open_clip_model.safetensors"}
+    fill_cache(cache, "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", weights)
+    assert resolve("open_clip:ViT-B-32/laion2b_s34b_b79k").weights.is_relative_to(cache)
+    assert time.monotonic() - start < 15
+    assert constants.HF_HUB_OFFLINE is False
 
 
 @pytest.mark.parametrize("revision", ["", "@main", f"@{REVISION}"])

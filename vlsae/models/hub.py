@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,31 @@ def listed_weights(name: str, source: Mapping[str, Any]) -> Path:
         UserError: the weights cannot be reached.
     """
     try:
-        found = open_clip_tables.pretrained_module().download_pretrained(dict(source))
+        with _cache_alone_where_silent():
+            found = open_clip_tables.pretrained_module().download_pretrained(dict(source))
     except Exception as error:  # see above
         raise unreachable(name, error) from error
     if not found:
         raise unreachable(name, "open_clip lists no place for them")
     return Path(found)
+
+
+@contextmanager
+def _cache_alone_where_silent() -> Iterator[None]:
+    """Within the context, look in the cache alone where the Hub does not answer: its client tries for a minute."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    offline = constants.HF_HUB_OFFLINE
+    if not offline:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except Exception:  # the client's errors differ by version, and each means that there was no answer
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 def unreachable(name: str, reason: object) -> UserError:
