@@ -27,10 +27,12 @@ class Captions(Pictured):
     ``path`` is a folder, with ``captions`` its caption file (found where the folder holds just one) and ``images`` the
     folder or archive of the images (default: all under ``path``); or a caption file, which names its images by paths,
     absolute or below its folder (``images`` is another folder for them); or WebDataset shards: a folder that holds
-    ``.tar`` files and no caption file, or a pattern such as ``shards/{000..009}.tar`` or ``shards/*.tar``. ``columns``
-    maps id, image, text, label, group and split to the source's own names. ``on_error="skip"`` leaves out a bad row and
-    counts it. ``check`` says how images are looked at beforehand: their ``header``, a ``full`` decoding, ``none``, or
-    ``auto`` by their number.
+    ``.tar`` files and no caption file, or a pattern such as ``shards/{000..009}.tar`` or ``shards/*.tar``; or a folder
+    of images with text files of their names beside them (``a.jpg``, ``a.txt``), one caption a line.
+
+    ``columns`` maps id, image, text, label, group and split to the source's own names. ``on_error="skip"`` leaves out a
+    bad row and counts it. ``check`` says how images are looked at beforehand: their ``header``, a ``full`` decoding,
+    ``none``, or ``auto`` by their number.
     """
 
     def __init__(
@@ -50,12 +52,15 @@ class Captions(Pictured):
 
     @cached_property
     def source(self) -> Any:
-        """The caption file with its images, or the shards."""
+        """The caption file with its images, the shards, or the images with texts beside them."""
         from vlsae.datasets.shards import Shards
+        from vlsae.datasets.sidecars import Sidecars, are_sidecars
 
         settings = {"columns": self.columns, "on_error": self.on_error}
         if self._captions is None and self._images is None and are_shards(self.path):
             return Shards(shard_paths(self.path), str(self.path), self.columns, settings)
+        if self._captions is None and self._images is None and not self.columns and are_sidecars(self.path):
+            return Sidecars(self.path, None, None, {}, settings)
         return CaptionTable(self.path, self._captions, self._images, self.columns, settings)
 
     @property
@@ -138,6 +143,9 @@ class CaptionTable(Gathered):
     def digest(self, samples: Sequence[Sample]) -> str:
         """Return the SHA-256 over the caption file, the images it names, and the settings."""
         total = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode())
-        total.update(hashlib.sha256(self.caption_file.read_bytes()).digest())
+        total.update(self._captions_digest())
         total.update(self.files.digest([sample.location for sample in samples]).encode())
         return total.hexdigest()
+
+    def _captions_digest(self) -> bytes:
+        return hashlib.sha256(self.caption_file.read_bytes()).digest()
