@@ -5,7 +5,7 @@ Shapes: n rows of all streams, d width, h concepts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlsae.bounds import OneOf, Range, check_finite_number
 from vlsae.dictionaries.base import Count, OptionalCount, SparseCode, one_of, positive
+from vlsae.dictionaries.kernels import concept_major
 from vlsae.dictionaries.linear import LinearDictionary, linear, mean_squared_error
 from vlsae.dictionaries.selection import top_k
 from vlsae.training.objective import Loss
@@ -67,7 +68,7 @@ class CenteredDictionary(LinearDictionary):
         self.encoder_init = one_of("encoder_init", encoder_init, ENCODER_INITS)
         self.auxiliary_k = None if auxiliary_k is None else positive("auxiliary_k", auxiliary_k)
         self.encoder = nn.Linear(width, self.n_concepts)
-        self.decoder = nn.Linear(self.n_concepts, width)
+        self.decoder = concept_major(nn.Linear(self.n_concepts, width))
         with torch.no_grad():
             self.decoder.weight.copy_(F.normalize(self.decoder.weight, dim=0))
             if encoder_init == "transpose":
@@ -82,8 +83,7 @@ class CenteredDictionary(LinearDictionary):
         """Measure the rows' root mean square where it is divided by, and start the bias ``b_d`` at their centre."""
         rows = torch.cat(list(self.checked_batch(batch).values()))
         if self.input_norm == "rms":
-            size = rows.square().mean().sqrt()
-            self.scale.copy_(size if size > 0 else torch.ones_like(size))
+            self.scale.copy_(unit_size(rows))
             rows = rows / self.scale
         with torch.no_grad():
             if self.center == "median":
@@ -112,7 +112,7 @@ class CenteredDictionary(LinearDictionary):
         decoded = self._reconstruct(code.to(x.dtype), "vision")
         errors = map(mean_squared_error, decoded.split(sizes), scaled.split(sizes))
         parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
-        parts["loss/auxiliary"] = self._auxiliary((scaled - decoded).detach(), active)
+        parts["loss/auxiliary"] = self._auxiliary((scaled - decoded).detach(), lambda dead: active[:, dead])
         if self.training and torch.is_grad_enabled():
             self._fired = (len(x), (code.detach() > 0).any(dim=0))
         parts |= self._terms(scaled, active, code, sizes, parts)
@@ -121,8 +121,8 @@ class CenteredDictionary(LinearDictionary):
     def after_step(self, step: int) -> None:
         """Bring the decoder's columns back to length 1 and count for how many rows each concept has been silent."""
         if self.decoder_norm == "unit":
-            with torch.no_grad():
-                self.decoder.weight.copy_(F.normalize(self.decoder.weight, dim=0))
+            weight = self.decoder.weight.detach()
+            weight.div_(torch.linalg.vector_norm(weight, dim=0).clamp(min=1e-12))
         if self._fired is not None:
             n, fired = self._fired
             self.silent_for.add_(n).masked_fill_(fired, 0)
@@ -160,12 +160,15 @@ class CenteredDictionary(LinearDictionary):
         # Differentiating through the normalisation removes the gradient's component along each column.
         return F.normalize(self.decoder.weight, dim=0)
 
-    def _auxiliary(self, residual: Tensor, activations: Tensor) -> Tensor:
-        """Return the weighted share of the residual ``(n, d)`` that dead concepts leave unexplained."""
+    def _auxiliary(self, residual: Tensor, activations: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the weighted share of the residual ``(n, d)`` that dead concepts leave unexplained.
+
+        ``activations`` gives those of some concepts.
+        """
         dead = (self.silent_for >= self.dead_after).nonzero()[:, 0]
         if dead.numel() == 0 or self.auxiliary_weight == 0:
             return residual.new_zeros(())
-        own = activations[:, dead]
+        own = activations(dead)
         indices = top_k(own, min(self.auxiliary_k or max(1, self.width // 2), dead.numel()))
         code = torch.zeros_like(own).scatter(1, indices, own.gather(1, indices)).to(residual.dtype)
         error = (residual - code @ self._columns()[:, dead].T).square().sum()
@@ -175,6 +178,12 @@ class CenteredDictionary(LinearDictionary):
 def sum_of_stream_means(values: Tensor, sizes: list[int]) -> Tensor:
     """Return the sum over streams of the means of their rows' values ``(n,)``."""
     return torch.stack([own.mean() for own in values.split(sizes)]).sum()
+
+
+def unit_size(rows: Tensor) -> Tensor:
+    """Return the root mean square of all values of ``rows (n, d)``, 1 where it is zero."""
+    size = rows.square().mean().sqrt()
+    return size if size > 0 else torch.ones_like(size)
 
 
 def geometric_median(rows: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ class SelectedCosine(torch.autograd.Function):
     """``values (n, k)``: known cosines of unit ``rows (n, d)`` and ``weight (h, d)``, with the gradients of both.
 
     ``unit (h, d)`` and ``norms (h,)`` are the weight's directions and lengths. The gradient of a direction has no part
-    along it: that part is ``Σ gradient · cosine`` over the concept's active rows, so that no pass over weights finds it.
+    along it: ``Σ gradient · cosine`` over the rows a concept is active on, found without a pass over weights.
     """
 
     @staticmethod
@@ -168,11 +168,10 @@ def concept_major(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
-def pays(n_concepts: int, k: int, tensor: Tensor) -> bool:
-    """Tell whether sparse products are faster: on a CPU, in single or double precision, for a small share of concepts."""
-    return (
-        tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) and k < SPARSE_SHARE * n_concepts
-    )
+def pays(n_concepts: int, k: int, weight: Tensor) -> bool:
+    """Tell whether sparse products serve: on a CPU, in full precision, for a small share of the concepts."""
+    full = weight.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return weight.device.type == "cpu" and full and k < SPARSE_SHARE * n_concepts
 
 
 def _bags(table: Tensor, indices: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlsae.dictionaries import kernels
 from vlsae.dictionaries.base import Dictionary, SparseCode
 from vlsae.dictionaries.selection import at_least_single, top_k
 from vlsae.training.objective import Loss, Objective
@@ -46,8 +48,12 @@ class LinearDictionary(Dictionary, Objective):
     def loss(self, batch: Mapping[str, Tensor], step: int = 0) -> Loss:
         """Return the sum of the modalities' mean squared errors."""
         parts = {}
+        sparse = kernels.pays(self.n_concepts, self.k, next(self.parameters()))
         for stream, x in self.checked_batch(batch).items():
-            decoded = self._reconstruct(self._code(self._activate(x, stream)).to(x.dtype), stream)
+            if sparse:
+                decoded = sparse_reconstruction(x, self._encoder(stream), self._decoder(stream), self.k).decoded
+            else:
+                decoded = self._reconstruct(self._code(self._activate(x, stream)).to(x.dtype), stream)
             parts[f"loss/{stream}"] = mean_squared_error(decoded, x)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
 
@@ -61,6 +67,33 @@ class LinearDictionary(Dictionary, Objective):
 
     def _reconstruct(self, dense: Tensor, stream: str) -> Tensor:
         return self._decoder(stream)(dense)
+
+
+class SparseReconstruction(NamedTuple):
+    """Decoded rows ``(n, d)``, and what they are made from: the active concepts and their values ``(n, k)``."""
+
+    decoded: Tensor
+    support: kernels.Support
+    values: Tensor
+
+
+def sparse_reconstruction(
+    x: Tensor, encoder: nn.Linear, decoder: nn.Linear, k: int, unit: bool = False
+) -> SparseReconstruction:
+    """Return the reconstruction of ``x (n, d)`` by its k largest activations, at the cost of these alone.
+
+    One dense product without a graph chooses them. ``unit``: the decoder's columns have length 1 and keep it.
+    """
+    with torch.no_grad():
+        scores = F.linear(x, encoder.weight, encoder.bias).relu_()
+        indices = top_k(scores, k)
+        chosen = scores.gather(1, indices)
+    support = kernels.Support(indices, scores.shape[1])
+    product = kernels.SelectedProduct.apply(support, x, encoder.weight, encoder.bias, chosen)
+    # Where fewer than k are above zero, the rest are zero and must not learn.
+    values = torch.where(chosen > 0, product, 0.0)
+    sums = kernels.SparseDecoding.apply(support, values, decoder.weight.T, unit)
+    return SparseReconstruction(sums + decoder.bias, support, values)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:

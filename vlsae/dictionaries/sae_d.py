@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vlsae.dictionaries.base import OptionalCount
+from vlsae.dictionaries.kernels import concept_major
 from vlsae.dictionaries.linear import LinearDictionary
 
 
@@ -23,8 +24,8 @@ class SAED(LinearDictionary):
         super().__init__(width, n_concepts, k, **options)
         self.vision_encoder = nn.Linear(width, self.n_concepts)
         self.text_encoder = nn.Linear(width, self.n_concepts)
-        self.vision_decoder = nn.Linear(self.n_concepts, width)
-        self.text_decoder = nn.Linear(self.n_concepts, width)
+        self.vision_decoder = concept_major(nn.Linear(self.n_concepts, width))
+        self.text_decoder = concept_major(nn.Linear(self.n_concepts, width))
 
     @classmethod
     def from_author_state(cls, state: Mapping[str, Tensor], k: int | None) -> SAED:

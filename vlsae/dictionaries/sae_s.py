@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vlsae.dictionaries.base import OptionalCount
+from vlsae.dictionaries.kernels import concept_major
 from vlsae.dictionaries.linear import LinearDictionary
 
 
@@ -22,7 +23,7 @@ class SAES(LinearDictionary):
     def __init__(self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, **options: Any) -> None:
         super().__init__(width, n_concepts, k, **options)
         self.encoder = nn.Linear(width, self.n_concepts)
-        self.decoder = nn.Linear(self.n_concepts, width)
+        self.decoder = concept_major(nn.Linear(self.n_concepts, width))
 
     @classmethod
     def from_author_state(cls, state: Mapping[str, Tensor], k: int | None) -> SAES:

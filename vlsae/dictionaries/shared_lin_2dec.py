@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from vlsae.dictionaries.base import OptionalCount
+from vlsae.dictionaries.kernels import concept_major
 from vlsae.dictionaries.linear import LinearDictionary
 
 
@@ -21,8 +22,8 @@ class SharedLinear(LinearDictionary):
     def __init__(self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, **options: Any) -> None:
         super().__init__(width, n_concepts, k, **options)
         self.encoder = nn.Linear(width, self.n_concepts)
-        self.vision_decoder = nn.Linear(self.n_concepts, width)
-        self.text_decoder = nn.Linear(self.n_concepts, width)
+        self.vision_decoder = concept_major(nn.Linear(self.n_concepts, width))
+        self.text_decoder = concept_major(nn.Linear(self.n_concepts, width))
 
     def _encoder(self, stream: str) -> nn.Linear:
         return self.encoder

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlsae.dictionaries import kernels
 from vlsae.dictionaries.centered import CenteredDictionary
+from vlsae.dictionaries.linear import mean_squared_error, sparse_reconstruction
+from vlsae.training.objective import Loss
+
+#: How far from 1 a column's length may lie for its gradient to lose only the part along the column.
+UNIT_TOLERANCE = 1e-5
 
 
 class TopK(CenteredDictionary):
@@ -15,3 +26,32 @@ class TopK(CenteredDictionary):
     """
 
     kind: ClassVar[str] = "top_k"
+
+    def loss(self, batch: Mapping[str, Tensor], step: int = 0) -> Loss:
+        """Return the modalities' mean squared errors and the auxiliary loss of dead concepts."""
+        if not self._learns_sparsely():
+            return super().loss(batch, step)
+        rows = self.checked_batch(batch)
+        sizes = [len(x) for x in rows.values()]
+        scaled = torch.cat(list(rows.values())) / self.scale
+        centered = scaled - self.decoder.bias
+        made = sparse_reconstruction(centered, self.encoder, self.decoder, self.k, unit=self.decoder_norm == "unit")
+        errors = map(mean_squared_error, made.decoded.split(sizes), scaled.split(sizes))
+        parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
+        parts["loss/auxiliary"] = self._auxiliary(
+            (scaled - made.decoded).detach(),
+            lambda dead: F.relu(F.linear(centered, self.encoder.weight[dead], self.encoder.bias[dead])),
+        )
+        if self.training and torch.is_grad_enabled():
+            fired = torch.zeros(self.n_concepts, dtype=torch.bool, device=scaled.device)
+            fired[made.support.indices[made.values.detach() > 0]] = True
+            self._fired = (len(scaled), fired)
+        return Loss(torch.stack(list(parts.values())).sum(), parts)
+
+    def _learns_sparsely(self) -> bool:
+        if not kernels.pays(self.n_concepts, self.k, self.encoder.weight):
+            return False
+        if self.decoder_norm == "free":
+            return True
+        off = torch.linalg.vector_norm(self.decoder.weight.detach(), dim=0).sub_(1).abs_().max()
+        return bool(off < UNIT_TOLERANCE)

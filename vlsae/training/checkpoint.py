@@ -136,10 +136,11 @@ class Checkpoints:
         self._check(path, header)
         self._put_weights(tensors, path.name)
         values: dict[int, dict[str, Any]] = {int(n): dict(v) for n, v in header["optimizer"].items()}
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         for key, tensor in tensors.items():
             if key.startswith("optimizer/"):
                 _, number, name = key.split("/", 2)
-                values.setdefault(int(number), {})[name] = tensor
+                values.setdefault(int(number), {})[name] = _laid_out(tensor, parameters[int(number)])
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": values, "param_groups": groups})
         torch.set_rng_state(tensors["random/cpu"])
@@ -158,6 +159,11 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor
             else:
                 values.setdefault(str(number), {})[name] = value
     return tensors, values
+
+
+def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Return an optimiser's tensor in its parameter's memory layout, which fused optimisers take for granted."""
+    return torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -32,10 +32,14 @@ class Objective(nn.Module, ABC):
 
     def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         """Return the method's own optimiser over the groups; Adam without weight decay unless overridden."""
-        return torch.optim.Adam(groups, lr=lr)
+        return torch.optim.Adam(groups, lr=lr, fused=True)
 
     def after_step(self, step: int) -> None:
         """Keep constraints after an optimiser step; nothing by default."""
+
+    def held_out(self, reader: Any) -> dict[str, Any]:
+        """Return a learner's own measures on held-out samples, by name; none by default."""
+        return {}
 
     def product(self) -> Any:
         """Return what the training made: a dictionary or a model."""

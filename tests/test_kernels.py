@@ -1,0 +1,135 @@
+"""Products with active concepts alone equal the dense ones they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlsae.dictionaries import SAES, VLSAE, TopK, kernels
+from vlsae.dictionaries.selection import BLOCK, top_k
+from vlsae.training import build_optimizer, train_step
+
+N, D, H, K = 7, 5, 12, 3
+
+
+def example(seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(N, D, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = torch.randn(H, D, dtype=torch.float64, generator=generator, requires_grad=True)
+    values = torch.randn(N, K, dtype=torch.float64, generator=generator, requires_grad=True)
+    indices = torch.stack([torch.randperm(H, generator=generator)[:K] for _ in range(N)])
+    return rows, weight, values, indices
+
+
+def dense(indices, values):
+    return values.new_zeros(N, H).scatter(1, indices, values)
+
+
+def test_the_three_products():
+    rows, weight, values, indices = example()
+    support = kernels.Support(indices, H)
+    torch.testing.assert_close(kernels.weighted_sums(support, values, weight), dense(indices, values) @ weight)
+    torch.testing.assert_close(kernels.transposed_sums(support, values, rows), dense(indices, values).T @ rows)
+    torch.testing.assert_close(kernels.entries(support, rows, weight), (rows @ weight.T).gather(1, indices))
+    torch.testing.assert_close(kernels.concept_sums(support, values), dense(indices, values).sum(dim=0))
+
+
+def test_concepts_active_nowhere_get_zero():
+    rows, _, values, _ = example()
+    support = kernels.Support(torch.arange(K).repeat(N, 1), H)
+    sums = kernels.transposed_sums(support, values, rows)
+    assert (sums[K:] == 0).all()
+    assert (sums[:K] != 0).all()
+
+
+def gradients(loss, tensors):
+    return torch.autograd.grad(loss, tensors)
+
+
+def test_a_selected_product_has_the_gradients_of_the_whole_one():
+    rows, weight, values, indices = example()
+    bias = torch.randn(H, dtype=torch.float64, requires_grad=True)
+    known = (rows @ weight.T + bias).gather(1, indices)
+    own = kernels.SelectedProduct.apply(kernels.Support(indices, H), rows, weight, bias, known.detach())
+    for got, wanted in zip(
+        gradients((own * values.detach()).sum(), (rows, weight, bias)),
+        gradients((known * values.detach()).sum(), (rows, weight, bias)),
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_a_selected_cosine_has_the_gradients_of_the_whole_one():
+    rows, weight, values, indices = example()
+    unit_rows = F.normalize(rows, dim=1).detach().requires_grad_()
+    known = (unit_rows @ F.normalize(weight, dim=1).T).gather(1, indices)
+    norms = weight.detach().norm(dim=1)
+    own = kernels.SelectedCosine.apply(
+        kernels.Support(indices, H), unit_rows, weight, weight.detach() / norms[:, None], norms, known.detach()
+    )
+    for got, wanted in zip(
+        gradients((own * values.detach()).sum(), (unit_rows, weight)),
+        gradients((known * values.detach()).sum(), (unit_rows, weight)),
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_sparse_decoding_has_the_gradients_of_the_dense_one(unit):
+    _, weight, values, indices = example()
+    weight = F.normalize(weight.detach(), dim=1).requires_grad_()
+    target = torch.randn(N, D, dtype=torch.float64)
+    own = kernels.SparseDecoding.apply(kernels.Support(indices, H), values, weight, unit)
+    kept = F.normalize(weight, dim=1) if unit else weight
+    other = dense(indices, values) @ kept
+    torch.testing.assert_close(own, other)
+    for got, wanted in zip(
+        gradients((own - target).square().sum(), (values, weight)),
+        gradients((other - target).square().sum(), (values, weight)),
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 8), st.booleans())
+def test_blocks_choose_what_sorting_chooses(seed, k, blocks_of_eight, ties):
+    generator = torch.Generator().manual_seed(seed)
+    h = BLOCK * 8 * blocks_of_eight
+    scores = torch.randn(4, h, generator=generator)
+    if ties:
+        scores = (scores * 2).round()
+    wanted = scores.sort(dim=1, descending=True, stable=True).indices[:, : min(k, h)]
+    assert torch.equal(top_k(scores, min(k, h)).sort(dim=1).values, wanted.sort(dim=1).values)
+
+
+@pytest.mark.parametrize("kind", [VLSAE, TopK, SAES])
+def test_a_training_by_active_concepts_follows_the_dense_one(kind, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    centres = torch.randn(40, 32, generator=generator)
+    numbers = torch.randint(40, (200, 2, 64), generator=generator)
+    batches = (centres[numbers] + 0.3 * torch.randn(200, 2, 64, 32, generator=generator)).unbind()
+    losses = {}
+    for name, share in (("sparse", kernels.SPARSE_SHARE), ("dense", 0.0)):
+        monkeypatch.setattr(kernels, "SPARSE_SHARE", share)
+        torch.manual_seed(0)
+        dictionary = kind(32, 256, 8)
+        optimizer = build_optimizer(dictionary, 1e-3)
+        losses[name] = torch.stack(
+            [
+                train_step(dictionary, {"vision": batch[0], "language": batch[1]}, optimizer, step).total
+                for step, batch in enumerate(batches)
+            ]
+        )
+    assert losses["dense"][-1] < 0.8 * losses["dense"][0]
+    torch.testing.assert_close(losses["sparse"], losses["dense"], rtol=1e-4, atol=0)
+
+
+def test_half_precision_and_large_shares_stay_dense():
+    weight = torch.zeros(64, 4)
+    assert kernels.pays(64, 4, weight)
+    assert not kernels.pays(64, 32, weight)
+    assert not kernels.pays(64, 4, weight.bfloat16())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not kernels.pays(64, 4, weight)
