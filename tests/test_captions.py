@@ -301,3 +301,20 @@ def test_real_photographs_with_captions_work_as_they_lie(shared_data):
     assert sum(len(texts) for texts in dataset.table["texts"]) == 655
     assert len(dataset.skipped) == 112
     assert {image.mode for image in dataset.images(range(0, 131, 10))} == {"RGB"}
+
+
+def test_a_full_look_decodes_each_image_once_for_a_plan_and_its_run(tmp_path, monkeypatch) -> None:
+    from vlsae.datasets import pictures
+
+    write_images(tmp_path)
+    write_rows(tmp_path / "captions.jsonl", NAMES, TEXTS)
+    looked = []
+    whole = pictures.check_whole
+    monkeypatch.setattr(pictures, "check_whole", lambda data: looked.append(data) or whole(data))
+    for _ in range(2):
+        assert len(Captions(path=str(tmp_path), check="full").table) == 3
+    assert len(looked) == 3
+    (tmp_path / NAMES[1]).write_bytes(b"no picture at all")
+    with pytest.raises(UserError, match=NAMES[1]):
+        _ = Captions(path=str(tmp_path), check="full").table
+    assert len(looked) == 6

@@ -146,7 +146,7 @@ class Pictured(Dataset):
                 return f"{source.picture(sample)}: {error.message}"
             return None
 
-        faults = in_threads(fault, samples)
+        faults = _once(source, samples, fault) if level == "full" else in_threads(fault, samples)
         problems.extend(Skipped(source.place(sample), found) for sample, found in zip(samples, faults) if found)
         return [sample for sample, found in zip(samples, faults) if not found] if any(faults) else samples
 
@@ -160,6 +160,20 @@ class Pictured(Dataset):
                 f"{self.source.place(sample)}: {self.source.picture(sample)}: {error.message}.",
                 "Mend it, or find all such images first: dataset.check=full dataset.on_error=skip",
             ) from error
+
+
+#: What whole decodings found in this process, by the digest of what was decoded: a run's plan and the run look once.
+_found_before: dict[str, list[str | None]] = {}
+
+
+def _once(source: Source, samples: Sequence[Any], fault: Callable[[Any], str | None]) -> list[str | None]:
+    try:
+        content = source.digest(samples)
+    except (UserError, OSError):  # an unreadable file is a fault of its row, and has no digest
+        return in_threads(fault, samples)
+    if content not in _found_before:
+        _found_before[content] = in_threads(fault, samples)
+    return _found_before[content]
 
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
