@@ -307,6 +307,7 @@ def test_a_full_look_decodes_each_image_once_for_a_plan_and_its_run(tmp_path, mo
     from vlsae.datasets import pictures
 
     write_images(tmp_path)
+    (tmp_path / NAMES[0]).write_bytes(picture(77))  # content that no other test has looked at
     write_rows(tmp_path / "captions.jsonl", NAMES, TEXTS)
     looked = []
     whole = pictures.check_whole
