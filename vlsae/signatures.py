@@ -14,7 +14,7 @@ from vlsae.bounds import conform
 from vlsae.errors import UserError, unknown
 
 #: Required arguments of these names are given by the stage that builds the object; no configuration sets them.
-RUNTIME = frozenset({"width", "model", "dataset", "device"})
+RUNTIME = frozenset({"width", "model", "dataset", "device", "classes"})
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 

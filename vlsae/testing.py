@@ -36,6 +36,7 @@ def check(cls: type, **settings: Any) -> None:
     """
     from vlsae.datasets.base import Dataset
     from vlsae.dictionaries.base import Dictionary
+    from vlsae.dictionaries.fit import Fit
     from vlsae.enhancement.task import Task
     from vlsae.models.base import Model
     from vlsae.probes.base import Probe
@@ -47,11 +48,12 @@ def check(cls: type, **settings: Any) -> None:
         Model: check_model,
         Dictionary: check_dictionary,
         Objective: check_objective,
+        Fit: check_fit,
         Probe: check_probe,
         Task: check_task,
     }
     found = [suite for base, suite in kinds.items() if issubclass(cls, base)]
-    require(bool(found), f"{cls.__name__} is a Dataset, Model, Dictionary, Objective, Probe or Task")
+    require(bool(found), f"{cls.__name__} is a Dataset, Model, Dictionary, Fit, Objective, Probe or Task")
     for suite in found:
         suite(cls, **settings)
 
@@ -165,9 +167,36 @@ def _check_edit(model: Any, batch: Any, inner: list[str], rows: Any) -> None:
 
 def check_dictionary(cls: Any, **settings: Any) -> None:
     """Check codes, shapes, refusals and files of a dictionary."""
+    _check_codes(_with_width(cls, settings))
+
+
+def check_fit(cls: Any, **settings: Any) -> None:
+    """Check that a fit makes a dictionary of rows, the same from the same seed."""
     import torch
 
-    dictionary = _with_width(cls, settings)
+    class Rows:
+        steps_per_epoch = 2
+        seed = 0
+
+        def batch(self, step: int) -> dict[str, Any]:
+            generator = torch.Generator().manual_seed(step % 2)
+            return {stream: torch.randn(2 * ROWS, WIDTH, generator=generator) + 0.5 for stream in STREAMS}
+
+    found = []
+    for _ in range(2):
+        fit = _with_width(cls, settings)
+        torch.manual_seed(0)
+        found.append(fit.fit(Rows()))
+    states = [one.state_dict() for one in found]
+    same = all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    require(same, "a fit of the same rows and seed gives the same dictionary")
+    _check_codes(found[0])
+
+
+def _check_codes(dictionary: Any) -> None:
+    import torch
+
+    cls = type(dictionary)
     x = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0))
     before, h = x.clone(), dictionary.n_concepts
     require(dictionary.width == WIDTH and 1 <= dictionary.k <= h, "width, n_concepts and k are attributes")
@@ -226,7 +255,7 @@ def check_objective(cls: Any, **settings: Any) -> None:
     moved = any(not torch.equal(before[name], one) for name, one in trained.items())
     require(moved, "a step changes the parameters")
     if objective.source == "representations":
-        bad = {stream: torch.full_like(rows, torch.nan) for stream, rows in batch.items()}
+        bad = {**batch, **{stream: torch.full_like(batch[stream], torch.nan) for stream in STREAMS}}
         before = {name: one.detach().clone() for name, one in trained.items()}
         refuses("a batch that is not finite", train_step, objective, bad, build_optimizer(objective, 1e-3))
         kept = all(torch.equal(before[name], one) for name, one in trained.items())
@@ -336,7 +365,10 @@ def _batch(objective: Any) -> Any:
 
     generator = torch.Generator().manual_seed(0)
     if objective.source == "representations":
-        return {stream: torch.randn(ROWS, WIDTH, generator=generator) for stream in STREAMS}
+        rows = {stream: torch.randn(ROWS, WIDTH, generator=generator) for stream in STREAMS}
+        classes = len(getattr(objective, "classes", ()))
+        labels = {f"labels/{stream}": torch.arange(ROWS) % classes for stream in STREAMS if classes}
+        return {**rows, **labels}
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     return objective.prepare(pixels, ["red circle", "blue square", "green triangle", "a circle"])
 

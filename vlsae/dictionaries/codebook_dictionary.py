@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlsae.bounds import OneOf, Range
 from vlsae.dictionaries.base import Count, Dictionary, OptionalCount, SparseCode, one_of
+from vlsae.dictionaries.centered import unit_size
 from vlsae.dictionaries.codebook import GRADIENTS, METRICS, codebook_snap
 from vlsae.dictionaries.linear import mean_squared_error
 from vlsae.errors import UserError
@@ -73,8 +74,7 @@ class Codebook(Dictionary, Objective):
         rows = torch.cat(list(self.checked_batch(batch).values()))
         if self.input_norm == "standard":
             self.offset.copy_(rows.mean(dim=0))
-            size = (rows - self.offset).square().mean().sqrt()
-            self.scale.copy_(size if size > 0 else torch.ones_like(size))
+            self.scale.copy_(unit_size(rows - self.offset))
         if self.initial == "rows":
             with torch.no_grad():
                 self.codes.copy_(_noisy(self._normed(rows), self.n_concepts))

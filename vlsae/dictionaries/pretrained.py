@@ -33,6 +33,10 @@ KINDS: dict[str, str] = {
     "matryoshka": "vlsae.dictionaries.matryoshka",
     "matryoshka_k": "vlsae.dictionaries.matryoshka_k",
     "codebook": "vlsae.dictionaries.codebook_dictionary",
+    "prototype": "vlsae.dictionaries.prototype_network",
+    "sae_v": "vlsae.dictionaries.sae_v",
+    "linear_basis": "vlsae.dictionaries.linear_basis",
+    "nonnegative": "vlsae.dictionaries.nonnegative",
 }
 
 _classes: dict[str, type[Pretrained]] = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlsae.errors import UserError
 from vlsae.representations.order import Order, sample_positions
-from vlsae.representations.pairs import unpaired
+from vlsae.representations.pairs import column, unpaired
 from vlsae.representations.store import Store, gather
 
 Encode = Callable[[Tensor, str], Tensor]
@@ -61,6 +61,7 @@ class Reader:
         ]
         self.n_rows = max(len(lane) for lane in self._lanes)
         self._encode: Encode | None = None
+        self._labels: np.ndarray | None = None
         self._mapped: dict[tuple[str, int], Tensor] = {}
         self._check_lengths()
 
@@ -85,7 +86,9 @@ class Reader:
             for stream in lane.streams
         }
         self._mapped = {key: tensor for key, tensor in self._mapped.items() if key in needed}
-        return {stream: self._values(stream, rows, keep=True) for stream, rows in self.rows(step).items()}
+        rows = self.rows(step)
+        values = {stream: self._values(stream, numbers, keep=True) for stream, numbers in rows.items()}
+        return values if self._labels is None else {**values, **self._labels_of(rows)}
 
     def evaluation(self, max_rows: int) -> dict[str, Tensor]:
         """Return at most ``max_rows`` rows (pairs) by stream ``(n, d)``, drawn once and for all by the seed."""
@@ -111,6 +114,23 @@ class Reader:
         other._encode = encode if before is None else lambda x, stream: encode(before(x, stream), stream)
         other._mapped = {}
         return other
+
+    def labelled(self, labels: np.ndarray) -> Reader:
+        """Return a reader whose batches also hold ``labels/<stream>`` ``(b,)``, int64: those of the rows' samples.
+
+        ``labels (samples,)`` number each sample's class.
+        """
+        if np.shape(labels) != (self.store.n_samples,):
+            raise UserError(f"labels must be one number a sample, ({self.store.n_samples},); got {np.shape(labels)}.")
+        other = copy.copy(self)
+        other._labels, other._mapped = np.asarray(labels, dtype=np.int64), {}
+        return other
+
+    def _labels_of(self, rows: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        if self._labels is None:
+            return {}
+        owners = {stream: column(self.store.row_table(stream), "sample") for stream in rows}
+        return {f"labels/{s}": torch.from_numpy(self._labels[owners[s][numbers]]) for s, numbers in rows.items()}
 
     def _check_lengths(self) -> None:
         for lane in self._lanes:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsae.errors import UserError
-from vlsae.stages.fitting import fit_in_run, seeded, training_metrics
+from vlsae.stages.fitting import fit_in_run, seeded
 from vlsae.stages.hardware import use_hardware
 from vlsae.stages.launch import Estimate, Step
+from vlsae.stages.learning import check_rows, holds_tokens, learned, made
 from vlsae.stages.upstream import require
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     if config.get("run") or source(config) == "samples":
         return []
     _check_split(config)
+    check_rows(config, config["extract"]["tokens"]["pooling"] == "tokens")
     return [("extract", _extraction(config))]
 
 
@@ -101,7 +103,6 @@ def run(config: Mapping[str, Any], run: Run) -> None:
 
 def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> None:
     """Train a dictionary on the stored representations of an extraction."""
-    from vlsae.config import build
     from vlsae.reporting import write_report
     from vlsae.representations import Store
     from vlsae.stages import held_out
@@ -114,27 +115,31 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
     if config["limit"] is not None:
         store = store.limit(config["limit"])
     sites = sites_by_stream(store, settings["sites"])
-    readers = _readers(store, sites, config)
+    tokens = holds_tokens(store, sites)
+    check_rows(config, tokens)
+    readers = _readers(store, sites, config, unpaired=settings["unpaired"] or tokens)
     _require_held_out(readers)
     auxiliary = None
-    if _needs_auxiliary(store, sites, settings):
+    if not tokens and _needs_auxiliary(store, sites, settings):
         auxiliary = _fit_auxiliary(store, sites, config, run, second)
         readers = {split: reader.mapped(auxiliary.encode) for split, reader in readers.items()}
         auxiliary.save_pretrained(run.path / "auxiliary")
     width = auxiliary.width if auxiliary is not None else _common_width(store, sites)
-    objective = seeded(config["seed"], lambda: build(config["objective"], width=width))
-    result = fit_in_run(objective, readers, config, run, second)
-    dictionary = objective.product().eval()
+    objective, readers = made(config, store, readers, width)
+    dictionary, making = learned(objective, readers, config, run, second)
     dictionary.save_pretrained(run.path / "dictionary")
     _describe_input(run.path / "dictionary", upstream.id, store.attributes.get("model"), sites, auxiliary is not None)
     rows = held_out.rows(
-        store, sites, paired=not settings["unpaired"], limit=settings["evaluate"]["rows"], seed=config["seed"]
+        store,
+        sites,
+        paired=not settings["unpaired"] and not tokens,
+        limit=settings["evaluate"]["rows"],
+        seed=config["seed"],
     )
     if auxiliary is not None:
         rows = rows.mapped(auxiliary.encode)
     metrics = held_out.measure(dictionary, rows, config, run)
-    metrics |= training_metrics(result)
-    run.write_summary(metrics)
+    run.write_summary(metrics | making)
     held_out.write_concepts(dictionary, store, sites, auxiliary, settings["evaluate"]["concepts"], run)
     write_report(run.path)
 
