@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+TEXTS ?= ../shared/data/novels
 
 help:  ## explain the targets
 	@grep -hE '^[a-z_-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,7 +36,9 @@ check: lint types test  ## lint, types and tests
 bench: $(STAMP)  ## measure the hot paths beside their peers
 	$(BIN)/python benchmarks/extract.py
 
-bundled: $(STAMP)  ## train the bundled models again
+bundled: $(STAMP)  ## train the bundled models again; TEXTS=FOLDER holds the two novels
 	$(BIN)/python scripts/make_bundled.py
+	$(BIN)/python scripts/make_bundled_texts.py
+	$(BIN)/python scripts/make_bundled_lm.py $(TEXTS)
 
 .PHONY: help install demo test format lint types check bench bundled

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlsae.learners.align import Align
+    from vlsae.learners.next_token import NextToken
 
-_HOMES = {"Align": "align"}
+_HOMES = {"Align": "align", "NextToken": "next_token"}
 
-__all__ = ["Align"]
+__all__ = ["Align", "NextToken"]
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,7 @@ class Align(Objective):
     """
 
     source = "samples"
+    loss_unit = "nats"
     towers: Any
 
     def __init__(

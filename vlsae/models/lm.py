@@ -249,14 +249,10 @@ class LM(Model):
 
         NaN at the first position and at padding, where nothing is predicted.
         """
-        import torch
-        from torch.nn.functional import cross_entropy
+        from vlsae.models.token_losses import token_losses
 
-        inputs, scores = self._inputs(batch), self.logits(batch)
-        targets = inputs["input_ids"][:, 1:]
-        found = cross_entropy(scores[:, :-1].float().transpose(1, 2), targets, reduction="none")
-        found = found.masked_fill(~inputs["attention_mask"][:, 1:].bool(), torch.nan)
-        return torch.nn.functional.pad(found, (1, 0), value=torch.nan)
+        inputs = self._inputs(batch)
+        return token_losses(self.logits(batch), inputs["input_ids"], inputs["attention_mask"])
 
     def _check_site(self, site: str) -> None:
         if site not in self._sites:

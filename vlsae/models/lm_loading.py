@@ -81,7 +81,7 @@ def build_module(
     }
     read: Any = AutoModelForCausalLM.from_pretrained
     try:
-        with _quiet():
+        with quiet():
             module, facts = read(files.folder, **settings)
     except (SafetensorError, EOFError) as error:
         raise UserError(f"{files.weights[0]} is damaged ({error}).", "Copy or download it again.") from error
@@ -101,7 +101,7 @@ def build_module(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Within the context, transformers shows no progress bar of its own."""
     from transformers.utils import logging
 

@@ -72,12 +72,12 @@ def seeded(seed: int, make: Callable[[], Made]) -> Made:
     return make()
 
 
-def training_metrics(result: FitResult) -> dict[str, Measure]:
-    """Return what the summary says of the training itself."""
+def training_metrics(result: FitResult, unit: str = "squared units") -> dict[str, Measure]:
+    """Return what the summary says of the training itself; ``unit`` is that of the loss."""
     from vlsae.runs import Measure
 
     return {
         "steps": Measure(result.steps, "steps"),
         "best_epoch": Measure(result.best_epoch, "epochs"),
-        "loss/validation": Measure(result.best_loss, "squared units"),
+        "loss/validation": Measure(result.best_loss, unit),
     }

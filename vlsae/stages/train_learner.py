@@ -36,7 +36,7 @@ def train_learner(config: Mapping[str, Any], run: Run, second: Logger) -> None:
     result = fit_in_run(learner, readers, config, run, second)
     product = learner.cpu().product()
     product.save_pretrained(run.path / "model")
-    metrics = training_metrics(result)
+    metrics = training_metrics(result, learner.loss_unit)
     if readers["validation"].n_rows:
         metrics |= product.eval().held_out(readers["validation"])
     run.write_summary(metrics)

@@ -22,6 +22,9 @@ class Objective(nn.Module, ABC):
     #: ``"representations"``: batches map stream → (n, d); ``"samples"``: batches are model inputs.
     source: str = "representations"
 
+    #: The unit of the loss.
+    loss_unit: str = "squared units"
+
     @abstractmethod
     def loss(self, batch: Any, step: int = 0) -> Loss:
         """Return the loss of a batch at a step."""
