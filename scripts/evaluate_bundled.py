@@ -2,14 +2,15 @@
 
     python scripts/evaluate_bundled.py [--checkpoint bundled] [--rows 2000] [--pool 500] [--seed 9000] [--json]
 
-Retrieval R@1 both ways in a pool of full captions that are unique; zero-shot accuracy of each factor on scenes of one
-object; how often the right one of two twins' captions is nearer. On the plain and on the hard split.
+Retrieval R@1 both ways in a pool of full captions, no two of scenes that look alike; zero-shot accuracy of each factor
+on scenes of one object; how often the right one of two twins' captions is nearer. On the plain and on the hard split.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.table import Table
 from torch.nn import functional
 
 from vlsae.datasets import Shapes
-from vlsae.datasets.shapes_captions import prompts
+from vlsae.datasets.shapes_captions import OPENINGS, prompts
 from vlsae.datasets.shapes_world import BACKGROUNDS, OBJECT_VALUES
 from vlsae.learners.retrieval import recall_at
 from vlsae.models import CLIP
@@ -75,8 +76,13 @@ def scores_of(model: CLIP, hard: bool, rows: int, pool: int, seed: int) -> dict[
 
 
 def retrieval(model: CLIP, dataset: Shapes, pool: int) -> dict[str, float]:
-    """Return R@1 both ways in a pool of scenes with captions that no other scene of the pool has."""
-    _, first = np.unique(dataset.captions, return_index=True)
+    """Return R@1 both ways in a pool of scenes that their captions tell apart.
+
+    How a caption opens is no part of the picture, so of captions that differ in this alone the pool holds one.
+    """
+    openings = sorted(filter(None, OPENINGS.values()), key=len, reverse=True)
+    shown = [re.sub(rf"^({'|'.join(openings)}) ", "", caption) for caption in dataset.captions]
+    _, first = np.unique(shown, return_index=True)
     chosen = np.sort(first)[:pool]
     images = encode_images(model, dataset, chosen)
     texts = encode_texts(model, [dataset.captions[row] for row in chosen])

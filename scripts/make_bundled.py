@@ -65,6 +65,7 @@ CONFIG = {
 PARTS = {
     "full": "",
     "factors": "max_objects: 1, detail: each, crossed: {batch}",
+    "crossed": "crossed: {batch}",
     "hard-factors": "max_objects: 1, detail: each, crossed: {batch}, hard: true",
     "lone": "max_objects: 1, detail: lone",
     "place": "max_objects: 1, detail: place",
@@ -110,7 +111,7 @@ STAGES = (
     Stage("twins", 3000, 1e-3, 0.05, {"twins": 48, "full": 24, "short": 20, "lone": 20}, epochs=10),
     Stage("crossed", 1300, 8e-4, 0.05, {"factors": 74, "twins": 22}),
     Stage("crossed-more", 2000, 1e-3, 0.05, {"factors": 48, "twins": 16}),
-    Stage("last", 4200, 1e-3, 0.05, {"factors": 24, "hard-factors": 12, "twins": 16, "full": 12}, epochs=5),
+    Stage("last", 4200, 1e-3, 0.05, {"factors": 24, "hard-factors": 12, "twins": 12, "crossed": 16}, epochs=5),
 )
 
 
