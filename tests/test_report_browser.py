@@ -100,4 +100,4 @@ def test_concepts_are_found_and_sorted(tmp_path):
     assert seen["reversed"][1] == "ascending"
     assert seen["sorted"][0] != seen["reversed"][0]
     assert seen["second"] == "51–100 of 300"
-    assert seen["cards"] == sorted(seen["cards"], reverse=True)
+    assert seen["cards"] == sorted(seen["cards"])

@@ -70,6 +70,7 @@ SETTINGS: dict[str, Any] = {
     "train.evaluate.rows": Count,
     "train.evaluate.bootstrap": Annotated[int, Range(2, None)],
     "train.evaluate.concepts": Whole,
+    "train.evaluate.names": bool,
     "image": Word | None,
     "text": Word | None,
     "enhance.names": Word | None,

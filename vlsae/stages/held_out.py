@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Training rows of a stream that the names of concepts are made from, at most.
+ROWS_FOR_NAMES = 50_000
 #: Held-out samples below which concept recovery is not scored.
 FEWEST_FOR_RECOVERY = 100
 
@@ -63,15 +65,59 @@ def measure(dictionary: Any, held_out: HeldOut, config: Mapping[str, Any], run: 
     return metrics | _recovery(dictionary, held_out, config, run)
 
 
+def name_concepts(
+    dictionary: Any, store: Store, sites: Mapping[str, str], auxiliary: Any, config: Mapping[str, Any], run: Run
+) -> dict[str, Measure]:
+    """Write ``tables/names.csv``, the concepts' names tested on held-out rows; return the numbers of the summary."""
+    from vlsae.config import target_class
+    from vlsae.probes.base import Representations, TrainedDictionary
+    from vlsae.probes.naming import Naming
+    from vlsae.probes.targets import Targets
+    from vlsae.runs.results import TABLES, write_table
+
+    settings, seed = config["train"]["evaluate"], config["seed"]
+    if not settings["names"]:
+        return {}
+    rows = {
+        site: _rows_for_names(store, site, stream, settings["rows"], np.random.default_rng(seed))
+        for stream, site in sites.items()
+    }
+    trained = TrainedDictionary(dictionary, sites, auxiliary)
+    representations = Representations(rows, store.samples, seed, dictionary=trained)
+    factors_of = getattr(target_class(config["dataset"]), "factors", None)
+    targets = Targets(store.samples, None if factors_of is None else factors_of(store.samples))
+    result = Naming().measure(representations, targets)
+    for note in result.notes:
+        logger.warning(note)
+    for table in result.tables:
+        if table.name == "names":
+            write_table(run.path / TABLES, table.name, table.columns, table.rows)
+    return dict(result.metrics)
+
+
+def _rows_for_names(store: Store, site: str, stream: str, held_out: int, generator: np.random.Generator) -> Any:
+    from vlsae.probes.base import SiteRows
+
+    counts = {"train": ROWS_FOR_NAMES, "validation": held_out}
+    parts = [_some(store.split_rows(stream, split), count, generator) for split, count in counts.items()]
+    chosen = np.sort(np.concatenate(parts))
+    table = store.row_table(stream).take(chosen)
+    return SiteRows(store.sites[site].width, table, lambda: store.read(site, chosen))
+
+
 def write_concepts(
     dictionary: Any, store: Store, sites: Mapping[str, str], auxiliary: Any, items: int, run: Run
 ) -> None:
     """Write ``concepts.jsonl``: each concept's statistics and most activating items over the whole store."""
     from vlsae.dictionaries.concepts import top_items
+    from vlsae.dictionaries.naming import has_names, read_names
 
+    names = read_names(run.path) if has_names(run.path) else {}
     encode = None if auxiliary is None else auxiliary.encode
     with (run.path / "concepts.jsonl").open("w", encoding="utf-8") as file:
         for concept in top_items(dictionary, store, sites, items=items, encode=encode):
+            if concept["id"] in names:
+                concept["name"] = names[concept["id"]].name
             file.write(json.dumps(concept, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -139,6 +139,7 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
     if auxiliary is not None:
         rows = rows.mapped(auxiliary.encode)
     metrics = held_out.measure(dictionary, rows, config, run)
+    metrics |= held_out.name_concepts(dictionary, store, sites, auxiliary, config, run)
     run.write_summary(metrics | making)
     held_out.write_concepts(dictionary, store, sites, auxiliary, settings["evaluate"]["concepts"], run)
     write_report(run.path)
