@@ -98,7 +98,7 @@ def test_a_folder_is_read_whole_and_its_files_may_be_splits(tmp_path):
         (tmp_path / f"{name}.txt").write_text(f"{name} one\n{name} two\n")
     dataset = Text(path=str(tmp_path))
     assert dataset.table["sample_id"] == ["test.txt:0", "test.txt:1", "train.txt:0", "train.txt:1"]
-    assert sample_splits(dataset, 4, {}) == ["test", "test", "train", "train"]
+    assert sample_splits(dataset, 4, {"validation": 0.0}) == ["test", "test", "train", "train"]
     (tmp_path / "more.csv").write_text("text\nx\n")
     with pytest.raises(UserError, match="both plain texts and tables"):
         Text(path=str(tmp_path)).digest()

@@ -136,9 +136,9 @@ class CaptionTable(Gathered):
         problems: list[Skipped] = []
         return gather(self._rows, self.files, problems), problems
 
-    def labels(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    def labels(self, samples: Sequence[Sample]) -> dict[str, list[Any]]:
         """Return the label of each sample."""
-        return [{"label": sample.label} for sample in samples]
+        return {"label": [sample.label for sample in samples]}
 
     def digest(self, samples: Sequence[Sample]) -> str:
         """Return the SHA-256 over the caption file, the images it names, and the settings."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vlsae.datasets.gather import Files, Sample
+from vlsae.datasets.label_values import label_struct
 from vlsae.datasets.pictured import Source
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ class Gathered(Source):
     files: Files
 
     @abstractmethod
-    def labels(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """Return the labels of samples."""
+    def labels(self, samples: Sequence[Sample]) -> dict[str, list[Any]]:
+        """Return the columns of labels by name."""
 
     def table(self, samples: Sequence[Sample]) -> hf.Dataset:
         """Return the table of samples, with their splits where the source has some."""
@@ -32,7 +33,7 @@ class Gathered(Source):
             "sample_id": [sample.id for sample in samples],
             # Where no sample has a text, nothing else says that the lists hold texts.
             "texts": pa.array([sample.texts for sample in samples], pa.list_(pa.string())),
-            "labels": self.labels(samples),
+            "labels": label_struct(self.labels(samples)),
             "source": [str(sample.location) for sample in samples],
             "group": [sample.group for sample in samples],
         }

@@ -17,7 +17,7 @@ from vlsae.datasets.faults import OnError
 from vlsae.datasets.features import Mapped, map_columns
 from vlsae.datasets.gather import strings
 from vlsae.datasets.hub_access import Origin, local_origin, remote_origin
-from vlsae.datasets.label_values import label_value, typed
+from vlsae.datasets.label_values import label_struct, label_value, typed
 from vlsae.datasets.pictured import Check, Pictured, Source
 from vlsae.datasets.values import split_name, word
 from vlsae.errors import UserError
@@ -156,7 +156,7 @@ class HubRows(Source):
         columns: dict[str, Any] = {
             "sample_id": ids,
             "texts": pa.array([self._texts[number] for number in kept], pa.list_(pa.string())),
-            "labels": self._labels(kept),
+            "labels": label_struct(self._labels(kept)),
             "source": [self.place(number) for number in kept],
             "group": ids if group is None else [group[number] or self._ids[number] for number in kept],
         }
@@ -212,7 +212,7 @@ class HubRows(Source):
         names = self.columns.names.get(column)
         return [word(value if names is None else _class(names, value), key) for value in self._rows[column]]
 
-    def _labels(self, kept: Sequence[int]) -> list[dict[str, Any]]:
+    def _labels(self, kept: Sequence[int]) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {}
         for column in self.columns.label:
             values, names = list(self._rows[column]), self.columns.names.get(column)
@@ -220,9 +220,7 @@ class HubRows(Source):
                 columns[column] = [_class(names, values[number]) for number in kept]
             else:
                 columns[column] = typed([label_value(values[number], f"label {column!r}") for number in kept])
-        if not columns:
-            return [{"label": None} for _ in kept]
-        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+        return columns or {"label": [None] * len(kept)}
 
     def _split_column(self) -> list[str] | None:
         """Return each row's split: of the mapped column, else the source's own where all of them are taken."""

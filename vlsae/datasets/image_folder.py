@@ -120,13 +120,10 @@ class Folder(Gathered):
             kept.append(sample)
         return _in_turn(self._with_texts(kept, problems)), problems
 
-    def labels(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """Return the labels of each sample, each column in one type."""
-        names = list(dict.fromkeys(name for sample in samples for name in sample.labels))
-        columns = {name: typed([sample.labels.get(name) for sample in samples]) for name in names}
-        if not columns:
-            return [{"class": None} for _ in samples]
-        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+    def labels(self, samples: Sequence[Sample]) -> dict[str, list[Any]]:
+        """Return the columns of labels, each of one type."""
+        names = list(dict.fromkeys(name for sample in samples for name in sample.labels)) or ["class"]
+        return {name: typed([sample.labels.get(name) for sample in samples]) for name in names}
 
     def digest(self, samples: Sequence[Sample]) -> str:
         """Return the SHA-256 over the images and all that is said of them."""

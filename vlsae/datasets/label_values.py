@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from vlsae.datasets.values import whole_text
 from vlsae.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
@@ -45,6 +48,18 @@ def typed(values: Sequence[Label | None]) -> list[Any]:
     if present and all(_reads_as(value, _NUMBER, (int, float)) for value in present):
         return [None if value is None else float(value) for value in values]
     return [None if value is None else str(value) for value in values]
+
+
+def label_struct(columns: Mapping[str, Sequence[Any]]) -> pa.StructArray:
+    """Return the column ``labels`` of a table from columns of labels; one without any value is of text.
+
+    A column of no type would be cut wrongly where a table is stored in pieces.
+    """
+    import pyarrow as pa
+
+    arrays = [pa.array(values) for values in columns.values()]
+    typed_arrays = [array.cast(pa.string()) if pa.types.is_null(array.type) else array for array in arrays]
+    return pa.StructArray.from_arrays(typed_arrays, list(columns))
 
 
 def _reads_as(value: Label, pattern: re.Pattern[str], kind: Any) -> bool:

@@ -29,6 +29,7 @@ class Mixture(Dataset):
             raise UserError("dataset.parts is empty.", "Name at least one dataset.")
         self.parts = parts
         self.block = math.lcm(*(part.block for part in parts))
+        self.in_files = any(part.in_files for part in parts)
         uneven = [number for number, part in enumerate(parts) if len(part) % self.block]
         if uneven:
             raise UserError(

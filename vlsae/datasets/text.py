@@ -14,7 +14,7 @@ from vlsae.bounds import OneOf, Range, conform
 from vlsae.datasets.base import Dataset, Skipped
 from vlsae.datasets.chunks import chunks
 from vlsae.datasets.faults import OnError, first_left_out, settle
-from vlsae.datasets.label_values import Label, label_value, typed
+from vlsae.datasets.label_values import Label, label_struct, label_value, typed
 from vlsae.datasets.text_files import UNITS, TextRow, files_of, read_texts
 from vlsae.datasets.values import split_name, whole_text, word
 from vlsae.errors import UserError
@@ -98,10 +98,10 @@ class Text(Dataset):
         labels = {name: typed([sample.labels[name] for sample in samples]) for name in names} or {
             "label": [None] * len(samples)
         }
-        columns: dict[str, list[Any]] = {
+        columns: dict[str, Any] = {
             "sample_id": [sample.id for sample in samples],
             "texts": [sample.texts for sample in samples],
-            "labels": [dict(zip(labels, row)) for row in zip(*labels.values())],
+            "labels": label_struct(labels),
             "source": [sample.source for sample in samples],
             "group": [sample.group for sample in samples],
         }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import torch
 from vlsae.datasets.base import sample_splits
 from vlsae.errors import UserError
 from vlsae.progress import Advance, progress
+from vlsae.representations import workers as ahead
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +37,9 @@ class Numbered:
     answers: list[str | None] | None = None
 
 
+#: A batch's samples, the model's inputs for them, and a small picture of each.
+Prepared = tuple[Numbered, "Batch", "list[bytes | None]"]
+
 #: A batch's samples and the rows of each site.
 Part = tuple[Numbered, "dict[str, Rows]"]
 
@@ -54,12 +58,14 @@ def extract_rows(
     shard_samples: int = 4096,
     thumbnails: int = 20_000,
     workers: int = 1,
+    worker_timeout: float = ahead.TIMEOUT,
     attributes: Mapping[str, str] | None = None,
 ) -> None:
     """Write the store of the first ``samples`` shard by shard, after the last whole shard of an interrupted extraction.
 
-    ``workers`` threads decode and prepare batches while the model runs; they change no number. Raises ``UserError``
-    for sites whose rows do not fit together and for values that are not finite.
+    ``workers`` decode and prepare batches while the model runs, processes where the images lie in files and threads
+    otherwise; they change no number. Raises ``UserError`` for sites whose rows do not fit together, for values that are
+    not finite, and for a worker process that ends or takes more than ``worker_timeout`` seconds over a batch.
     """
     from vlsae.representations import SiteInfo, StoreWriter
 
@@ -70,15 +76,21 @@ def extract_rows(
     }
     writer = StoreWriter(path, sites=infos, shard_samples=shard_samples, dtype=dtype, attributes=dict(attributes or {}))
     splits = sample_splits(dataset, samples, split)
-    work = _Work(model, dataset, list(sites), tokens, thumbnails, max(1, workers))
-    with progress("extract", samples, "samples", min(writer.next_shard * shard_samples, samples)) as advance:
-        for number in range(writer.next_shard, -(-samples // shard_samples)):
-            first, last = number * shard_samples, min((number + 1) * shard_samples, samples)
-            batches = [numbered(dataset, range(i, min(i + batch_size, last))) for i in range(first, last, batch_size)]
-            parts, pictures = work.represent(batches, advance)
+    work = _Work(model, dataset, list(sites), tokens, thumbnails, workers, worker_timeout)
+    shards = range(writer.next_shard, -(-samples // shard_samples))
+    spans = [range(number * shard_samples, min((number + 1) * shard_samples, samples)) for number in shards]
+    batches = [[span[i : i + batch_size] for i in range(0, len(span), batch_size)] for span in spans]
+    done = min(writer.next_shard * shard_samples, samples)
+    with (
+        progress("extract", samples, "samples", done) as advance,
+        ahead.explained(),
+        closing(work.prepared([rows for several in batches for rows in several])) as prepared,
+    ):
+        for number, span, several in zip(shards, spans, batches):
+            parts, pictures = work.represent(islice(prepared, len(several)), advance)
             writer.write_shard(
                 number,
-                samples=_sample_table(dataset, first, last, splits, pictures),
+                samples=_sample_table(dataset, span.start, span.stop, splits, pictures),
                 rows=_row_tables(sites, parts, splits),
                 values={site: torch.cat([rows[site].values for _, rows in parts]) for site in sites},
             )
@@ -107,37 +119,35 @@ class _Work:
     tokens: TokenSelection
     thumbnails: int
     workers: int
+    timeout: float
 
-    def represent(self, batches: Sequence[Numbered], advance: Advance) -> tuple[list[Part], list[bytes | None]]:
+    def represent(self, prepared: Iterable[Prepared], advance: Advance) -> tuple[list[Part], list[bytes | None]]:
         """Return each batch with its rows on the CPU, and a small picture of each sample."""
         parts: list[Part] = []
         pictures: list[bytes | None] = []
-        for samples, batch, small in self._prepared(batches):
+        for samples, batch, small in prepared:
             found = self.model.represent(batch, self.sites, self.tokens)
             parts.append((samples, {site: replace(rows, values=rows.values.cpu()) for site, rows in found.items()}))
             pictures.extend(small)
             advance(len(samples.samples))
         return parts, pictures
 
-    def _prepared(self, batches: Sequence[Numbered]) -> Iterator[tuple[Numbered, Batch, list[bytes | None]]]:
-        """Give the batches in order, up to ``workers`` of them prepared in threads while the model runs."""
-        with ThreadPoolExecutor(self.workers) as pool:
-            waiting: deque[Future] = deque()
-            for ahead in range(len(batches) + self.workers):
-                if ahead < len(batches):
-                    waiting.append(pool.submit(self._prepare, batches[ahead]))
-                if ahead >= self.workers and waiting:
-                    yield batches[ahead - self.workers], *waiting.popleft().result()
+    def prepared(self, batches: Sequence[range]) -> Generator[Prepared, None, None]:
+        """Give the batches in order, up to ``workers`` of them prepared while the model runs."""
+        if self.dataset.in_files and self.workers and ahead.may_have_children():
+            return ahead.in_processes(self._prepare, batches, self.workers, self.timeout)
+        return ahead.in_threads(self._prepare, batches, max(1, self.workers))
 
-    def _prepare(self, samples: Numbered) -> tuple[Batch, list[bytes | None]]:
+    def _prepare(self, rows: range) -> Prepared:
         from vlsae.representations.thumbnails import thumbnails
 
+        samples = numbered(self.dataset, rows)
         images = _images(self.dataset, samples, self.sites)
         wanted = max(0, min(len(samples.samples), self.thumbnails - samples.samples[0]))
         small: list[bytes | None] = [None] * len(samples.samples)
         if images is not None and wanted:
             small[:wanted] = thumbnails(images[:wanted])
-        return _inputs(self.model, images, samples, self.sites), small
+        return samples, _inputs(self.model, images, samples, self.sites), small
 
 
 def prepare(model: Model, dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Batch:
