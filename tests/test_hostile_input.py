@@ -42,6 +42,8 @@ def told(capsys, *words: str) -> str:
         (["--run", ""], "run is '', expected a text that is not empty or null."),
         (["model.checkpoint="], "model.checkpoint= means nothing."),
         (["split.validation=0"], "split.validation=0 and split.test=0.0: a dictionary needs rows"),
+        (["train.sites=[]"], "train.sites is empty"),
+        (["objective.k=20", "objective.n_concepts=16"], "objective.k=20 is above objective.n_concepts=16"),
         (["split.validation=0.6", "split.test=0.4"], "a share for training"),
         (["-m", "launcher=joblib", "launcher.jobs=0", "seed=1,2"], "launcher.jobs is 0, expected -1 or an integer"),
         (["~train"], "The configuration lacks train.source."),

@@ -33,7 +33,10 @@ NOT_IDENTITY = ("log_every", "checkpoint_every", "evaluate")
 
 def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the upstream stages with their configurations: the extraction of the sites trained on."""
-    if config.get("run") or source(config) == "samples":
+    if source(config) == "samples":
+        return []
+    _check_asked(config)
+    if config.get("run"):
         return []
     _check_split(config)
     check_rows(config, config["extract"]["tokens"]["pooling"] == "tokens")
@@ -165,6 +168,21 @@ def sites_by_stream(store: Any, wanted: str | list[str]) -> dict[str, str]:
             if chosen.setdefault(stream, site) != site:
                 raise UserError(f"train.sites={wanted} names two sites of {stream}.", "Name one site a stream.")
     return chosen
+
+
+def _check_asked(config: Mapping[str, Any]) -> None:
+    """Refuse what no upstream rows could mend, before a run is claimed."""
+    if not config["train"]["sites"]:
+        raise UserError(
+            "train.sites is empty.",
+            "Name one site a stream, such as train.sites=[vision.6,language.6], or leave it at embedding.",
+        )
+    k, concepts = (config["objective"].get(name) for name in ("k", "n_concepts"))
+    if isinstance(k, int) and isinstance(concepts, int) and k > concepts:
+        raise UserError(
+            f"objective.k={k} is above objective.n_concepts={concepts}.",
+            f"Use a k of at most {concepts}, or more concepts.",
+        )
 
 
 def _check_split(config: Mapping[str, Any]) -> None:
