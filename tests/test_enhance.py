@@ -11,11 +11,22 @@ from scipy import stats
 from tiny_clip import write_clip
 
 from vlsae.cli import main
+from vlsae.commands.stage import Request
+from vlsae.config import compose
 from vlsae.datasets import Shapes
+from vlsae.datasets.base import sample_splits
 from vlsae.dictionaries import VLSAE
 from vlsae.enhancement.comparison import compare
 from vlsae.enhancement.items import Items
-from vlsae.enhancement.prompts import check_classes, class_texts, read_classes, read_prompts
+from vlsae.enhancement.prompts import (
+    bundled_names,
+    check_classes,
+    class_texts,
+    classes_in,
+    read_classes,
+    read_prompts,
+)
+from vlsae.enhancement.rows import TaskRows, halves
 from vlsae.enhancement.task import Evaluation, Work
 from vlsae.enhancement.tasks.zero_shot import ZeroShot
 from vlsae.enhancement.zero_shot import Prompts, feature_cosines, sharpened_cosines, zero_shot_scores
@@ -149,6 +160,18 @@ def test_templates_without_a_name_are_refused(templates, words):
         class_texts({"x": "owl"}, templates, {})
 
 
+def test_every_bundled_file_of_prompts_reads():
+    for name in bundled_names():
+        read = read_prompts(name)
+        labels = list(read.names) or ["apple_pie", "owl"]
+        texts = class_texts(classes_in(labels, read.names), read.templates, {})
+        assert all(len(one) == len(read.templates) for one in texts)
+    assert classes_in(["apple_pie", "SeaLake"], read_prompts("eurosat").names) == {
+        "SeaLake": "a lake or sea",
+        "apple_pie": "apple pie",
+    }
+
+
 def test_classes_and_labels_must_agree():
     with pytest.raises(UserError, match=r"not in the data, the first 'catt'.*\n.*cat"):
         check_classes({"catt": "cat", "dog": "dog"}, ["cat", "dog"])
@@ -235,6 +258,16 @@ def test_wrong_label_and_classes_are_named(clip):
 # The stage
 
 
+@pytest.mark.parametrize("text", ["a cat", "a cat, on the owner's mat", "red,blue", "[1]", "x=y", "ends with \\\\"])
+def test_a_users_own_words_arrive_as_typed(text):
+    request = Request("enhance", {}, ["task=explain", f"text={text}", "image=a b.png", "seed=3"])
+    config = compose("enhance", request.overrides)
+    assert config.text == text
+    assert config.task.text == text
+    assert config.task.image == "a b.png"
+    assert config.seed == 3
+
+
 def test_enhance_trains_what_it_needs_and_compares(clip, runs_dir, capsys):
     model = f"model.checkpoint={clip.checkpoint}"
     words = ["enhance", model, *SMALL, "task.data.n=200", "task.alphas=[0,0.5,1]"]
@@ -270,3 +303,14 @@ def test_a_dictionary_of_another_model_is_refused_with_both(clip, runs_dir, tmp_
     shown = capsys.readouterr().err
     assert clip.digest()[:12] in shown
     assert CLIP(checkpoint=f"path:{other}").digest()[:12] in shown
+
+
+def test_validation_rows_are_halved_whatever_seed_split_them():
+    data = Shapes(n=400)
+    splits = np.array(sample_splits(data, 400, {"seed": 0, "validation": 0.2, "test": 0.0}))
+    rows = TaskRows({}, data.table.with_format("arrow")[:], splits)
+    choosing, scored = halves(rows)
+    assert sorted([*choosing, *scored]) == np.flatnonzero(splits == "validation").tolist()
+    assert 0.3 < len(choosing) / (splits == "validation").sum() < 0.7
+    with pytest.raises(UserError, match=r"enhance\.split"):
+        halves(TaskRows({}, rows.samples, np.full(400, "train")))

@@ -15,6 +15,9 @@ from vlsae.errors import UserError, nearest
 if TYPE_CHECKING:
     from vlsae.config import Composed
 
+#: Keys whose values are a user's own words, whatever signs they hold.
+OWN_WORDS = ("image", "text")
+
 # What Hydra's grammar reads as one plain value, list or sweep; anything else is quoted.
 _PLAIN = re.compile(r"[\w./\-+@%:,\[\]*${}]*")
 
@@ -34,7 +37,15 @@ class Request:
     def overrides(self) -> list[str]:
         """The overrides that the options stand for, then those typed as such."""
         given = {key: value for key, value in self.options.items() if value is not None and value is not False}
-        return [f"{key}={_value(value)}" for key, value in given.items()] + list(self.words)
+        return [f"{key}={_value(value)}" for key, value in given.items()] + [_quoted(word) for word in self.words]
+
+
+def _quoted(word: str) -> str:
+    """Return an override, its value in Hydra's quotes where it is the user's own words and stands in none."""
+    key, equals, value = word.partition("=")
+    if key not in OWN_WORDS or not equals or value[:1] in ("'", '"') or value == "null":
+        return word
+    return f"{key}={_in_quotes(value)}"
 
 
 def run_stage_command(request: Request, *, multirun: bool, dry_run: bool) -> int:
@@ -126,6 +137,10 @@ def _value(value: str | bool) -> str:
         return "true"
     if _PLAIN.fullmatch(value) and value != "":
         return value
+    return _in_quotes(value)
+
+
+def _in_quotes(value: str) -> str:
     # In Hydra's quotes a backslash is itself, except before a quote.
     doubled = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{doubled}'"

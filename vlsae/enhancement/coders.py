@@ -19,7 +19,7 @@ PLAIN = ("random_encoder", "random_support", "dense", "lsh")
 
 def sparse_codes(dictionary: Dictionary) -> Coder:
     """Return the coder of a dictionary's own codes."""
-    return lambda x, stream: dictionary.encode(x, stream).to_dense()
+    return torch.no_grad()(lambda x, stream: dictionary.encode(x, stream).to_dense())
 
 
 def coder_of(name: str, dictionary: Dictionary, rivals: Mapping[str, Dictionary], seed: int) -> Coder:
@@ -34,7 +34,7 @@ def coder_of(name: str, dictionary: Dictionary, rivals: Mapping[str, Dictionary]
     if name == "random_support":
         return _random_support(dictionary, seed)
     if name == "dense":
-        return dictionary.activations
+        return torch.no_grad()(dictionary.activations)
     if name == "lsh":
         return _signs(dictionary, seed)
     return sparse_codes(rivals[name])
@@ -52,6 +52,7 @@ def untrained(dictionary: Dictionary, seed: int) -> Dictionary:
 def _random_support(dictionary: Dictionary, seed: int) -> Coder:
     generator = torch.Generator().manual_seed(seed)
 
+    @torch.no_grad()
     def code(x: Tensor, stream: str) -> Tensor:
         active = dictionary.activations(x, stream)
         chosen = torch.rand(active.shape, generator=generator).topk(dictionary.k, dim=1).indices.to(active.device)

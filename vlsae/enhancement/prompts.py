@@ -1,7 +1,8 @@
 """The texts that stand for classes: names in templates, or descriptions from a file.
 
-A file of prompts is JSON: ``{"label": field, "classes": [names] or {label: name}, "templates": [texts],
-"descriptions": {label: [texts]}}``, every part optional. In a template ``{}`` is the name, ``{a}`` the name behind its
+A file of prompts is JSON: ``{"label": field, "classes": [names] or {label: name}, "names": {label: name},
+"templates": [texts], "descriptions": {label: [texts]}}``, every part optional; ``names`` only says what some labels are
+called, ``classes`` which there are. In a template ``{}`` is the name, ``{a}`` the name behind its
 indefinite article. The package holds such files for known datasets, named by the dataset.
 """
 
@@ -17,16 +18,17 @@ from typing import Any
 
 from vlsae.errors import MissingFile, UserError, nearest, unknown
 
-PARTS = ("label", "classes", "templates", "descriptions", "source")
+PARTS = ("label", "classes", "names", "templates", "descriptions", "source")
 DEFAULT_TEMPLATES = ("a photo of {a}.",)
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """What a file of prompts says; ``classes`` maps labels of the data to names, None where it names none."""
+    """What a file of prompts says; ``classes`` maps labels of the data to names, None where it leaves them open."""
 
     label: str | None = None
     classes: Mapping[str, str] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
     templates: Sequence[str] = DEFAULT_TEMPLATES
     descriptions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -50,6 +52,7 @@ def read_prompts(reference: str | None) -> PromptFile:
     return PromptFile(
         content.get("label"),
         None if content.get("classes") is None else _classes(content["classes"], reference),
+        _classes(content["names"], reference) if content.get("names") else {},
         content.get("templates") or DEFAULT_TEMPLATES,
         _descriptions(content.get("descriptions") or {}, reference),
     )
@@ -75,6 +78,11 @@ def read_templates(given: str | Sequence[str] | None) -> list[str] | None:
 def read_descriptions(path: str | None) -> dict[str, list[str]]:
     """Return label → texts of a JSON file of descriptions; none for none."""
     return {} if path is None else _descriptions(_json(_text(path), path), path)
+
+
+def classes_in(labels: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Return label → name of the labels in the data: the name given, else the label with spaces for underscores."""
+    return {label: names.get(label, label.replace("_", " ")) for label in sorted(set(labels))}
 
 
 def class_texts(

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from vlsae.models.base import Model
     from vlsae.representations import Store
 
+#: The joint embeddings of a contrastive model.
+EMBEDDINGS = ("vision.embedding", "language.embedding")
+
+#: Seeds of halving start here: the seed of the split itself would put all validation rows on one side.
+HALVING = 1_000_003
+
 #: Texts that pass through the model at once.
 BATCH = 256
 
@@ -111,7 +117,7 @@ def halves(rows: TaskRows, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         chosen = validation if len(validation) else np.flatnonzero(rows.split == "train")
     else:
         groups = rows.samples.column("group").to_pylist()
-        scored = [split_of(groups[n], seed=seed, validation=0.5) == "validation" for n in validation]
+        scored = [split_of(groups[n], seed=HALVING + seed, validation=0.5) == "validation" for n in validation]
         test, chosen = validation[np.array(scored, bool)], validation[~np.array(scored, bool)]
     if not len(test) or not len(chosen):
         counts = {name: int((rows.split == name).sum()) for name in ("train", "validation", "test")}

@@ -74,6 +74,16 @@ class Task(ABC):
         return Work()
 
     @classmethod
+    def wants_sites(cls, settings: Mapping[str, Any], model: type) -> tuple[str, ...]:
+        """Return the sites whose rows of the task's data are extracted beforehand, for a class of models."""
+        return cls.sites
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Raise :class:`~vlsae.errors.UserError` for settings that cannot work, before anything upstream is made."""
+        return
+
+    @classmethod
     def wants_dictionary(cls, settings: Mapping[str, Any]) -> bool:
         """Tell whether a task of these settings needs a dictionary at all."""
         return True

@@ -29,11 +29,12 @@ OWN = ("enhance", "task", "rivals", "image", "text")
 def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the upstream stages: trainings of the dictionary and its rivals, and the extraction of the task's data."""
     node, task = config["task"], task_class(config)
+    task.check(node)
     needed: list[tuple[str, Mapping[str, Any]]] = []
     if task.wants_dictionary(node) and not config.get("run"):
         needed.append(("train", training(config)))
     needed += [("train", rival(config, name)) for name in task.wants_rivals(node) if name in config["rivals"]]
-    if task.sites and "data" in node:
+    if _sites(config):
         needed.append(("extract", extraction(config)))
     return needed
 
@@ -130,7 +131,7 @@ def extraction(config: Mapping[str, Any]) -> dict[str, Any]:
         "name": None,
         "run": None,
         "dataset": data_node(config),
-        "extract": {**config["extract"], "sites": list(task_class(config).sites)},
+        "extract": {**config["extract"], "sites": list(_sites(config))},
         "split": config["enhance"]["split"] if own else config["split"],
     }
 
@@ -138,6 +139,14 @@ def extraction(config: Mapping[str, Any]) -> dict[str, Any]:
 def data_node(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the node of the task's data: its own, else what the dictionary was trained on."""
     return config["task"].get("data") or config["dataset"]
+
+
+def _sites(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the sites at which the task reads its data, none where it has none or reads it otherwise."""
+    from vlsae.config import target_class
+
+    node = config["task"]
+    return task_class(config).wants_sites(node, target_class(config["model"])) if "data" in node else ()
 
 
 def _work(config: Mapping[str, Any], run: Run, task: Task) -> Work:
@@ -153,7 +162,7 @@ def _work(config: Mapping[str, Any], run: Run, task: Task) -> Work:
         resamples=config["enhance"]["resamples"],
         limit=config["limit"],
     )
-    if task.sites and "data" in config["task"]:
+    if _sites(config):
         store = Store.open(require("extract", extraction(config), run).path / "representations")
         work.store = store if config["limit"] is None else store.limit(config["limit"])
     rivals = [name for name in task.wants_rivals(config["task"]) if name in config["rivals"]]

@@ -193,7 +193,7 @@ class ZeroShot(Task):
         from vlsae.enhancement import prompts
 
         classes = prompts.read_classes(self.classes) or self._file.classes
-        classes = classes or {label: label for label in sorted(set(found))}
+        classes = classes or prompts.classes_in(found, self._file.names)
         prompts.check_classes(classes, found)
         templates = prompts.read_templates(self.templates)
         templates = self._file.templates if templates is None else templates

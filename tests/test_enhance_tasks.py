@@ -1,0 +1,326 @@
+"""Steering, retrieval, debiasing and explanation: their mathematics, their controls, and mistakes in their settings."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_clip import write_clip
+
+from vlsae.datasets import Shapes
+from vlsae.dictionaries import VLSAE, AuxiliaryAutoencoder
+from vlsae.enhancement.caption_output import CaptionOutput
+from vlsae.enhancement.concept_reference import Direction, attribute, numbered, read_direction
+from vlsae.enhancement.dose_response import Dose, Response, at_damage
+from vlsae.enhancement.steering import Edit, along, concept_change, random_directions, steered
+from vlsae.enhancement.task import Work
+from vlsae.enhancement.tasks.debias import Debias
+from vlsae.enhancement.tasks.explain import Explain, pairs_of, percentile
+from vlsae.enhancement.tasks.retrieval import Retrieval, _ranks, read_query
+from vlsae.enhancement.tasks.steering import Steering
+from vlsae.enhancement.text_output import in_rows
+from vlsae.errors import UserError
+from vlsae.models import CLIP
+from vlsae.representations import Store
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> CLIP:
+    return CLIP(checkpoint=f"path:{write_clip(tmp_path_factory.mktemp('clip'))}")
+
+
+def dictionary(width: int = 16, seed: int = 0) -> VLSAE:
+    torch.manual_seed(seed)
+    return VLSAE(width, 64, 8).eval()
+
+
+def rows(n: int = 40, width: int = 16, seed: int = 1) -> torch.Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
+
+
+# Steering
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.sampled_from(["vision", "language"]), st.booleans())
+@torch.no_grad()
+def test_an_edit_of_nothing_is_the_identity_bit_for_bit(seed, stream, through):
+    torch.manual_seed(seed)
+    auxiliary = AuxiliaryAutoencoder(16, 16, 16).eval() if through else None
+    x = rows(seed=seed)
+    assert torch.equal(steered(dictionary(seed=seed), x, stream, lambda code: code, auxiliary), x)
+
+
+@torch.no_grad()
+def test_edits_move_rows_by_the_decoded_difference_alone():
+    own, x = dictionary(), rows()
+    code = own.encode(x, "vision").to_dense()
+    concept = int(code.count_nonzero(dim=0).argmax())
+    has = code[:, concept] > 0
+    moved = concept_change(own, "vision", Edit("remove", concept, 1.0), 1.0)(x)
+    column = own.vision_decoder.weight[:, concept]
+    torch.testing.assert_close(x - moved, code[:, [concept]] * column, atol=1e-5, rtol=0)
+    assert torch.equal(moved[~has], x[~has])
+    raised = concept_change(own, "vision", Edit("raise", concept, 0.5), 2.0)(x)
+    torch.testing.assert_close(raised - x, column.expand_as(x), atol=1e-5, rtol=0)
+
+
+def test_what_each_action_does_to_a_code():
+    code = torch.tensor([[1.0, 0.0, 2.0], [0.2, 3.0, 0.0]])
+    assert Edit("raise", 0, 0.5).apply(code, 2.0)[:, 0].tolist() == pytest.approx([2.0, 1.2])
+    assert Edit("lower", 0, 0.5).apply(code, 1.0)[:, 0].tolist() == pytest.approx([0.5, 0.0])
+    assert Edit("remove", 2, 0.5).apply(code, 0.25)[:, 2].tolist() == pytest.approx([1.5, 0.0])
+    swapped = Edit("swap", 0, 0.5, 1).apply(code, 7.0)
+    torch.testing.assert_close(swapped, torch.tensor([[0.0, 1.0, 2.0], [0.0, 3.2, 0.0]]))
+    assert code[0, 0] == 1
+    with pytest.raises(UserError, match="second concept"):
+        Edit("swap", 0, 0.5)
+    with pytest.raises(UserError, match="Did you mean raise"):
+        Edit("rise", 0, 0.5)
+
+
+@torch.no_grad()
+def test_controls_move_rows_as_far_as_the_concept():
+    own, x = dictionary(), rows()
+    change = concept_change(own, "vision", Edit("lower", 3, 0.6), 1.0)
+    for direction in random_directions(16, 2, seed=0):
+        moved = along(direction, change)(x)
+        torch.testing.assert_close((moved - x).norm(dim=1), (change(x) - x).norm(dim=1), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_direction_is_a_dictionary_of_one_concept(tmp_path):
+    vector = np.arange(1, 17, dtype=np.float32)
+    np.save(tmp_path / "red.npy", vector)
+    np.save(tmp_path / "wrong.npy", np.zeros(16))
+    (tmp_path / "red.json").write_text(json.dumps(vector.tolist()))
+    one = read_direction(str(tmp_path / "red.npy"), 16)
+    assert torch.equal(one.vector, read_direction(str(tmp_path / "red.json"), 16).vector)
+    x = rows()
+    gone = concept_change(one, "vision", Edit("remove", 0, 1.0), 1.0)(x)
+    torch.testing.assert_close(gone @ one.vector, torch.zeros(len(x)), atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match="16 finite numbers"):
+        read_direction(str(tmp_path / "wrong.npy"), 16)
+    with pytest.raises(FileNotFoundError, match="no file of a direction"):
+        read_direction(str(tmp_path / "blue.npy"), 16)
+
+
+def test_the_divergence_splits_by_the_chain_rule():
+    images, captions = rows(6), rows(10, seed=2)
+    wanted = np.arange(10) < 4
+    output = CaptionOutput(images, captions, wanted, scale=5.0)
+    moved = rows(6, seed=3)
+    response = output.respond(lambda x: moved)
+    clean, after = (torch.log_softmax(5 * torch.nn.functional.normalize(x, dim=1) @ torch.nn.functional.normalize(
+        captions, dim=1).T, dim=1).double() for x in (images, moved))  # fmt: skip
+    whole = (clean.exp() * (clean - after)).sum(dim=1).numpy()
+    p, q = (log[:, :4].exp().sum(dim=1).numpy() for log in (clean, after))
+    between = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    np.testing.assert_allclose(response.damage + between, whole, atol=1e-5)
+    np.testing.assert_allclose(response.wanted, q - p, atol=1e-6)
+    still = output.respond(lambda x: x)
+    assert still.wanted.tolist() == [0] * 6
+    assert still.damage.tolist() == [0] * 6
+    with pytest.raises(UserError, match="0 captions have what is wanted"):
+        CaptionOutput(images, captions, wanted & False, scale=5.0)
+
+
+def test_wanted_effect_at_a_damage_lies_between_strengths():
+    found = [Dose("concept", s, Response(np.array([w]), np.array([d]))) for s, w, d in
+             ((0, 0.0, 0.0), (1, 0.2, 0.05), (2, 0.4, 0.15))]  # fmt: skip
+    assert at_damage(found, "concept", 0.1) == pytest.approx(0.3)
+    assert at_damage(found, "concept", 9.0) == pytest.approx(0.4)
+    assert at_damage(found, "random", 0.1) is None
+
+
+def test_token_states_change_row_by_row():
+    hidden = rows(12).reshape(3, 4, 16)
+    assert in_rows(hidden, lambda x: x) is hidden
+    torch.testing.assert_close(in_rows(hidden, lambda x: 2 * x), 2 * hidden)
+
+
+def test_steering_a_factor_of_the_world(clip):
+    task = Steering(data=Shapes(n=200), concept="color=red", strengths=[1.0, 4.0], randoms=2, texts=60)
+    task.work = Work(resamples=20)
+    result = task.evaluate(clip, dictionary())
+    table = result.tables[0]
+    assert {row[0] for row in table.rows} == {"concept", "random", "mean_difference"}
+    zero = [row for row in table.rows if row[1] == 0]
+    assert all(row[2] == 0 and row[5] == 0 for row in zero)
+    assert set(result.headline) <= set(result.metrics)
+    assert {item["method"] for item in task.work.items} == {"concept", "random", "mean_difference"}
+
+
+@pytest.mark.parametrize(
+    ("concept", "words"),
+    [("color=rad", "color=red"), ("99", "has 0…63"), ("redness", "no concept 'redness'"), ("gone.npy", "no file")],
+)
+def test_a_concept_that_is_not_there_is_named(clip, concept, words):
+    task = Steering(data=Shapes(n=60), concept=concept)
+    task.work = Work(resamples=20)
+    with pytest.raises(UserError, match=words):
+        task.evaluate(clip, dictionary())
+
+
+def test_a_dictionary_of_another_site_is_refused(clip):
+    task = Steering(data=Shapes(n=60), concept=1)
+    task.work = Work(sites={"vision": "vision.2", "language": "language.embedding"})
+    with pytest.raises(UserError, match=r"trained on vision\.2 and language\.embedding; this task works on vision"):
+        task.evaluate(clip, dictionary())
+
+
+def test_names_and_attributes():
+    concepts = [{"id": 4, "name": "Red things"}, {"id": 5, "name": None}]
+    assert numbered("red things", dictionary(), concepts) == 4
+    assert numbered("7", dictionary(), concepts) == 7
+    assert numbered("blue", dictionary(), concepts) is None
+    data = Shapes(n=50)
+    red = attribute(data, data.table, "color=red")
+    assert red.tolist() == [any(one["color"] == "red" for one in row["objects"]) for row in data.table]
+    assert Direction(torch.ones(4)).n_concepts == 1
+
+
+# Retrieval
+
+
+def test_ties_and_equal_captions():
+    similarity = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0], [3.0, 0.0, 3.0]])
+    found = _ranks(similarity, np.eye(3, dtype=bool))
+    assert found["text_of_image"].tolist() == [2, 1, 2]
+    assert found["image_of_text"].tolist() == [2, 1, 1]
+    same = np.eye(3, dtype=bool)
+    same[0, 1] = same[1, 0] = True
+    assert _ranks(similarity, same)["text_of_image"].tolist() == [1, 1, 2]
+
+
+def test_queries_have_signs():
+    assert read_query('+red -17 +"big dog"') == [(1, "red"), (-1, "17"), (1, "big dog")]
+    for wrong in ("red", "+red blue", ""):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_query(wrong)
+
+
+def test_retrieval_and_search(clip):
+    task = Retrieval(data=Shapes(n=160), pool=60, controls=["dense"], alphas=[0.5], queries=["+color=red -shape=star"])
+    task.work = Work(resamples=20)
+    before, after = task.evaluate(clip, None), task.evaluate(clip, dictionary())
+    assert set(before.metrics) < set(after.metrics)
+    assert len(before.scores["text_of_image/r1"]) == 60
+    assert after.metrics["search/+color=red -shape=star/precision"].value is not None
+    search = after.tables[1]
+    assert [row[0] for row in search.rows] == list(range(1, 11))
+    scores = [row[2] for row in search.rows]
+    assert scores == sorted(scores, reverse=True)
+    plain = Retrieval(data=Shapes(n=160), pool=60, alpha=0.0, controls=[])
+    plain.work = Work(resamples=20)
+    assert plain.evaluate(clip, dictionary()).metrics["text_of_image/r1"] == before.metrics["text_of_image/r1"]
+
+
+# Debiasing
+
+
+@pytest.fixture(scope="module")
+def biased(clip) -> Debias:
+    task = Debias(data=Shapes(n=900, cooccurrence=0.9), counts=[1, 4], randoms=2)
+    task.work = Work(resamples=20)
+    return task
+
+
+def test_the_worst_group_before_and_after(clip, biased):
+    before, after = biased.evaluate(clip, None), biased.evaluate(clip, dictionary())
+    data = biased._held
+    parts = [set(part.tolist()) for part in (data.fitting, data.choosing, data.scored)]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    rows = {row[0]: row for row in after.tables[0].rows}
+    assert set(rows) == {"clip", "concepts", "random_concepts", "mean_difference", "balanced_groups", "rows scored"}
+    assert before.metrics["worst_group"].value == pytest.approx(min(rows["clip"][3:]))
+    assert rows["clip"][2] == pytest.approx(before.metrics["accuracy"].value)
+    assert len(after.replicates["worst_group"]) == 20
+    assert after.metrics["removed"].value in (1, 4)
+
+
+def test_a_group_that_is_hardly_there_is_named(clip):
+    task = Debias(data=Shapes(n=60, cooccurrence=1.0, max_objects=2))
+    with pytest.raises(UserError, match=r"Of the group '.*' \d+ \w+ rows are there"):
+        task.evaluate(clip, None)
+
+
+# Explanation
+
+
+@pytest.fixture
+def trained(tmp_path, clip) -> Work:
+    from vlsae.models.base import TokenSelection
+    from vlsae.representations.extraction import extract_rows
+
+    path = tmp_path / "representations"
+    sites = ["vision.embedding", "language.embedding"]
+    extract_rows(clip, Shapes(n=60), path, sites=sites, tokens=TokenSelection(), samples=60,
+                 split={"seed": 0, "validation": 0.2, "test": 0.0}, dtype="float32")  # fmt: skip
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return Work(
+        training=Store.open(path),
+        sites={site.split(".")[0]: site for site in sites},
+        concepts=[
+            {"id": i, "name": f"thing {i}", "texts": [], "images": [], "mean_activation": 0.1} for i in range(64)
+        ],
+        folder=folder,
+        resamples=20,
+    )
+
+
+def test_the_parts_of_a_pair_sum_to_its_cosine(clip, trained, tmp_path):
+    for number in range(2):
+        Image.fromarray(Shapes(n=2).images([number])[0]).save(tmp_path / f"{number}.png")
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "text"], ["0.png", "a red circle"], ["1.png", "a blue square"]])
+    task = Explain(pairs=str(tmp_path / "pairs.csv"), mismatched=50)
+    task.work = trained
+    result = task.evaluate(clip, dictionary())
+    content = json.loads((trained.folder / "explanation.json").read_text())
+    assert len(content) == 2
+    for one in content:
+        assert sum(row["contribution"] for row in one["shared"]) == pytest.approx(one["cosine"], abs=1e-6)
+        assert 0 <= one["percentile"] <= 100
+        scores = [row["score"] for row in one["shared"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(row["image above median"] is None for row in one["text only"])
+    assert {row[1] for row in result.tables[1].rows} <= {"shared", "image only", "text only"}
+    assert (trained.folder / "concepts.jsonl").read_text().count("\n") > 0
+    assert result.tables[1].rows[0][3].startswith("thing ")
+
+
+def test_percentile_counts_ties_half():
+    assert percentile(2.0, np.array([1.0, 2.0, 2.0, 3.0])) == 50
+    assert percentile(2.0, np.array([])) is None
+
+
+def test_wrong_pairs_are_named(tmp_path):
+    picture = tmp_path / "cat.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    for image, text, words in ((None, "x", "no image"), (str(picture), None, "no text"), (str(picture), " ", "no text"),
+                               (str(tmp_path / "dog.png"), "x", "there is no image")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            pairs_of(image, text, None)
+    file = tmp_path / "pairs.csv"
+    for content, words in (("image,caption\n", "columns image, caption"), ("image,text\n", "no pairs"),
+                           ("image,text\ncat.png,\n", "line 2.*empty"),
+                           ("image,text\ndog.png,x\n", "line 2.*dog")):  # fmt: skip
+        file.write_text(content)
+        with pytest.raises(UserError, match=words):
+            pairs_of(None, None, str(file))
+    with pytest.raises(UserError, match="Both"):
+        pairs_of(str(picture), "x", str(file))
+
+
+def test_explaining_needs_the_rows_trained_on(clip, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
+    with pytest.raises(UserError, match="rows that the dictionary was trained on"):
+        Explain(image=str(tmp_path / "cat.png"), text="a red circle").evaluate(clip, dictionary())

@@ -1,0 +1,228 @@
+"""What is steered: the concept that a user names, in the rows of a model, with what is wanted of it.
+
+n rows, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlsae.dictionaries.auroc import auroc
+from vlsae.dictionaries.base import Dictionary
+from vlsae.dictionaries.codes import code_matrix
+from vlsae.enhancement.caption_output import CaptionOutput, scale_of
+from vlsae.enhancement.concept_reference import (
+    attribute,
+    factor_names,
+    is_direction,
+    no_such,
+    numbered,
+    read_direction,
+)
+from vlsae.enhancement.dose_response import Output
+from vlsae.enhancement.rows import EMBEDDINGS, TaskRows, halves, rows_of
+from vlsae.enhancement.steering import Change, Edit, concept_change
+from vlsae.errors import UserError
+from vlsae.result import Measure
+
+if TYPE_CHECKING:
+    from vlsae.enhancement.tasks.steering import Steering
+    from vlsae.models.base import Model
+
+
+@dataclass(frozen=True)
+class Target:
+    """A concept to steer: what makes the change of a strength, how the model's output is read, and a control.
+
+    ``mean_difference (d,)`` points from rows without what is wanted to rows with it; ``ids`` name the steered items.
+    """
+
+    dictionary: Any
+    stream: str
+    edit: Edit
+    auxiliary: Any
+    output: Output
+    mean_difference: Tensor
+    ids: Sequence[str]
+    words: str
+    metrics: Mapping[str, Measure] = field(default_factory=dict)
+
+    def change(self, strength: float) -> Change:
+        """Return the concept's edit at a strength."""
+        return concept_change(self.dictionary, self.stream, self.edit, strength, self.auxiliary)
+
+
+class Located(NamedTuple):
+    """A concept by number, which images ``(n,)`` and captions ``(n,)`` have it, and how well it finds its factor."""
+
+    concept: int
+    images: np.ndarray
+    texts: np.ndarray
+    auroc: float | None
+
+
+def caption_target(task: Steering, model: Model, dictionary: Dictionary) -> Target:
+    """Return the target in the image space of a contrastive model.
+
+    Images without the concept are steered to raise it, images with it otherwise. What is wanted are captions with the
+    concept (``raise``), without it (``lower``, ``remove``), or with the other and without it (``swap``).
+    """
+    check_sites(task, EMBEDDINGS)
+    rows = rows_of(task.work, model, task.data, EMBEDDINGS)
+    choosing, scored = halves(rows)
+    coder = read_direction(str(task.concept), dictionary.width) if is_direction(task.concept) else dictionary
+    own = _located(task, task.concept, coder, rows, choosing)
+    other = None if task.other is None else _located(task, task.other, coder, rows, choosing)
+    wanted = {"raise": own.texts, "swap": ~own.texts & other.texts if other else own.texts}.get(task.action, ~own.texts)
+    steered = (~own.images if task.action == "raise" else own.images) & np.isin(np.arange(len(rows)), scored)
+    images = np.flatnonzero(steered)[: task.texts]
+    pool = scored[: task.texts]
+    values = rows.values
+    output = CaptionOutput(
+        values["vision"][images], values["language"][pool], wanted[pool], scale_of(model, task.scale)
+    )
+    edit = Edit(task.action, own.concept, mean_activity(coder, values["vision"][choosing], own.concept), _number(other))
+    first = {"raise": own.images, "swap": other.images if other else own.images}.get(task.action, ~own.images)
+    difference = _mean_difference(values["vision"][choosing], first[choosing])
+    metrics = {
+        "clean": Measure(float(output.clean_share.mean()), "share of wanted captions before"),
+        "steered_items": Measure(len(images), "images"),
+    }
+    if own.auroc is not None:
+        metrics["concept_auroc"] = Measure(own.auroc, "AUROC of the chosen concept for the factor, choosing rows")
+    words = (
+        f"{task.action} concept {own.concept} ({task.concept}) in {len(images)} images, {len(pool)} captions judged."
+    )
+    ids = [rows.ids[number] for number in images]
+    return Target(coder, "vision", edit, None, output, difference, ids, words, metrics)
+
+
+def text_target(task: Steering, model: Any, dictionary: Dictionary) -> Target:
+    """Return the target in a language model, at the site that the dictionary was trained on.
+
+    Of the data's held-out texts, those in which the concept is strongest are its texts and those in which it is
+    weakest neutral.
+    """
+    from vlsae.enhancement.text_output import TextOutput
+
+    site = dict(task.work.sites).get("language")
+    if site is None or site.endswith("embedding"):
+        raise UserError(
+            f"The dictionary reads {site or 'no language site'}, behind which no block runs.",
+            "Train one on a layer: train.sites=6",
+        )
+    texts = _held_out_texts(task)
+    values, owner = _token_rows(model, texts, site)
+    inner = values if task.work.auxiliary is None else task.work.auxiliary.encode(values, "language")
+    coder = read_direction(str(task.concept), dictionary.width) if is_direction(task.concept) else dictionary
+    concept = _given(task, task.concept, coder)
+    other = None if task.other is None else _given(task, task.other, coder)
+    activity = code_matrix(coder, inner, "language")[:, concept].toarray().ravel()  # type: ignore[arg-type]
+    strongest = np.full(len(texts), -np.inf)
+    np.maximum.at(strongest, owner, activity)
+    order = np.argsort(-strongest, kind="stable")
+    size = min(task.texts, max(1, len(texts) // 3))
+    towards = 1 if task.action == "raise" else -1
+    output = TextOutput(model, site, [texts[i] for i in order[:size]], [texts[i] for i in order[-size:]], towards)
+    edit = Edit(task.action, concept, mean_activity(coder, inner, concept, "language"), other)
+    active = activity > 0
+    difference = towards * _mean_difference(
+        values, active if not is_direction(task.concept) else activity > np.median(activity)
+    )
+    words = f"{task.action} concept {concept} ({task.concept}) at {site}; {size} texts of it, {size} neutral ones."
+    ids = [f"text-{number}" for number in order[:size]]
+    return Target(coder, "language", edit, task.work.auxiliary, output, difference, ids, words)
+
+
+def check_sites(task: Any, needed: Sequence[str]) -> None:
+    """Raise :class:`~vlsae.errors.UserError` where the dictionary was trained on other sites than a task works on."""
+    sites = dict(task.work.sites)
+    wrong = [site for site in needed if sites and sites.get(site.split(".")[0]) != site]
+    if wrong or (sites and task.work.auxiliary is not None):
+        raise UserError(
+            f"The dictionary was trained on {' and '.join(sites.values())}; this task works on {' and '.join(needed)}.",
+            "Use a dictionary of those sites: train.sites=embedding",
+        )
+
+
+def mean_activity(coder: Any, x: Tensor, concept: int, stream: str = "vision") -> float:
+    """Return a concept's mean activity over the rows in which it is active; of a direction its mean size.
+
+    Raises :class:`~vlsae.errors.UserError` for a concept that is active in none.
+    """
+    values = code_matrix(coder, x, stream)[:, concept].toarray().ravel()
+    active = values[values != 0]
+    if not len(active):
+        raise UserError(f"Concept {concept} is active in none of {len(values)} rows.", "Choose one that is.")
+    return float(np.abs(active).mean())
+
+
+def _located(task: Steering, reference: int | str, coder: Any, rows: TaskRows, choosing: np.ndarray) -> Located:
+    codes = {stream: code_matrix(coder, rows.values[stream], stream) for stream in ("vision", "language")}
+    if is_direction(reference):
+        above = [one > np.median(one) for one in (matrix.toarray().ravel() for matrix in codes.values())]
+        return Located(0, above[0], above[1], None)
+    concept = numbered(reference, coder, task.work.concepts)
+    if concept is not None:
+        present = [codes[stream][:, concept].toarray().ravel() > 0 for stream in ("vision", "language")]
+        return Located(concept, present[0], present[1], None)
+    if "=" not in str(reference):
+        raise no_such(reference, task.work.concepts, factor_names(task.data, rows.samples))
+    present_rows = attribute(task.data, rows.samples, str(reference))
+    scores = auroc(codes["vision"][choosing], present_rows[choosing][:, None])[0]
+    best = int(np.nanargmax(scores))
+    return Located(best, present_rows, present_rows, float(scores[best]))
+
+
+def _given(task: Steering, reference: int | str, coder: Any) -> int:
+    if is_direction(reference):
+        return 0
+    concept = numbered(reference, coder, task.work.concepts)
+    if concept is None:
+        raise no_such(reference, task.work.concepts)
+    return concept
+
+
+def _number(located: Located | None) -> int | None:
+    return None if located is None else located.concept
+
+
+def _mean_difference(x: Tensor, first: np.ndarray) -> Tensor:
+    mask = torch.from_numpy(np.asarray(first, bool))
+    if mask.all() or not mask.any():
+        raise UserError("All rows are alike in what is steered, so their means have no difference.", "Take more data.")
+    return x[mask].mean(dim=0) - x[~mask].mean(dim=0)
+
+
+def _held_out_texts(task: Steering) -> list[str]:
+    from vlsae.datasets.base import sample_splits
+
+    if task.data is None:
+        raise UserError("This task has no data.", "Give it texts: task.data on the command line.")
+    count = min(len(task.data), task.work.limit or len(task.data))
+    splits = sample_splits(task.data, count, {"seed": 0, "validation": 0.2, "test": 0.0})
+    table = task.data.table
+    texts = [table[row]["texts"][0] for row, split in enumerate(splits) if split != "train" and table[row]["texts"]]
+    if len(texts) < 3:
+        raise UserError(f"{len(texts)} texts are held out; at least 3 are needed.", "Take more data.")
+    return texts[: 3 * task.texts]
+
+
+def _token_rows(model: Any, texts: Sequence[str], site: str) -> tuple[Tensor, np.ndarray]:
+    """Return the token rows ``(r, d)`` of texts at a site, and the text that each belongs to."""
+    from vlsae.enhancement.text_output import BATCH
+    from vlsae.models.base import TokenSelection
+
+    values, owner = [], []
+    for first in range(0, len(texts), BATCH):
+        batch = model.prepare(None, list(texts[first : first + BATCH]))
+        rows = model.represent(batch, [site], TokenSelection(pooling="tokens"))[site]
+        values.append(rows.values.float().cpu())
+        owner.append(rows.sample.numpy() + first)
+    return torch.cat(values), np.concatenate(owner)

@@ -1,0 +1,142 @@
+"""task=steering: raise, lower, remove or swap a concept, in a CLIP's image space or in a language model.
+
+n rows, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from vlsae.bounds import OneOf, Range
+from vlsae.datasets.base import Dataset
+from vlsae.enhancement.rows import EMBEDDINGS
+from vlsae.enhancement.steering import ACTIONS
+from vlsae.enhancement.task import Task
+from vlsae.errors import UserError
+from vlsae.result import Measure, Result
+
+if TYPE_CHECKING:
+    from vlsae.dictionaries import Dictionary
+    from vlsae.enhancement.dose_response import Dose
+    from vlsae.enhancement.steering import Change
+    from vlsae.enhancement.steering_target import Target
+    from vlsae.models.base import Model
+
+
+class Steering(Task):
+    """Edit one concept, always as ``x + decode(edited code) − decode(code)``, and weigh wanted effect against damage.
+
+    ``concept`` is a number, a name, a factor of the data (``color=red``, for which the concept that finds it best on
+    the choosing rows is taken), or a file of a direction; ``other`` is what ``action=swap`` puts in its place.
+    ``strengths`` are in units of the concept's mean activity; the numbers are those of ``strength``. Beside it
+    ``randoms`` random directions and the difference of means, at equal norm. ``budget`` is the damage in nats at which
+    the methods are compared; ``texts`` bounds the pool of captions, or of texts of each kind; ``scale`` is a
+    contrastive model's factor of cosines, its own by default.
+    """
+
+    compares = False
+
+    def __init__(
+        self,
+        *,
+        data: Dataset | None = None,
+        concept: int | str = "color=red",
+        action: Annotated[str, OneOf(*ACTIONS)] = "raise",
+        other: int | str | None = None,
+        strengths: list[Annotated[float, Range(0, None)]] = (0.5, 1.0, 2.0, 4.0, 8.0),  # type: ignore[assignment]
+        strength: Annotated[float, Range(0, None)] = 1.0,
+        randoms: Annotated[int, Range(1, None)] = 5,
+        budget: Annotated[float, Range(0, None)] = 0.1,
+        texts: Annotated[int, Range(4, None)] = 500,
+        scale: Annotated[float, Range(1e-6, None)] | None = None,
+    ) -> None:
+        if action == "swap" and other is None:
+            raise UserError("task.action=swap needs a second concept.", "Name it: task.other=CONCEPT")
+        self.data, self.concept, self.action, self.other = data, concept, action, other
+        self.strengths = sorted({0.0, strength, *strengths})
+        self.strength, self.randoms, self.budget = strength, randoms, budget
+        self.texts, self.scale = texts, scale
+
+    @classmethod
+    def wants_sites(cls, settings: Mapping[str, Any], model: type) -> tuple[str, ...]:
+        """Return the embeddings of a contrastive model; a language model's texts are read as they are."""
+        return () if hasattr(model, "logits") else EMBEDDINGS
+
+    def evaluate(self, model: Model, dictionary: Dictionary | None) -> Result:
+        """Return wanted effect and damage by strength, of the concept's edit and of controls of equal norm."""
+        from vlsae.enhancement.dose_response import at_damage, dose_plots, dose_table, doses
+        from vlsae.enhancement.steering_target import caption_target, text_target
+
+        if dictionary is None:
+            raise UserError("task=steering edits concepts, and there is no dictionary.", "Give one: --run RUN")
+        make = text_target if hasattr(model, "logits") else caption_target
+        target = make(self, model, dictionary)
+        found = doses(target.output, self._methods(target))
+        common: dict[str, Any] = {"seed": self.work.seed, "resamples": self.work.resamples}
+        metrics = self._metrics(found)
+        for method in dict.fromkeys(dose.method for dose in found):
+            value = at_damage(found, method, self.budget)
+            metrics[f"wanted_at_budget/{method}"] = Measure(value, f"wanted effect at damage {self.budget:g}")
+        metrics |= target.metrics
+        self._log(target, found)
+        names = ("concept", "random", "mean_difference")
+        headline = [f"{part}/{name}" for part in ("wanted", "damage", "wanted_at_budget") for name in names]
+        return Result(
+            metrics,
+            [dose_table(target.output, found, **common)],
+            dose_plots(target.output, found, **common),
+            [target.words, *_verdict(found, self.budget)],
+            [name for name in headline if name in metrics],
+        )
+
+    def _methods(self, target: Target) -> dict[str, dict[float, list[Change]]]:
+        from vlsae.enhancement.steering import along, random_directions
+
+        width = len(target.mean_difference)
+        randoms = random_directions(width, self.randoms, self.work.seed)
+        own = {strength: target.change(strength) for strength in self.strengths}
+        return {
+            "concept": {strength: [change] for strength, change in own.items()},
+            "random": {s: [along(direction, change) for direction in randoms] for s, change in own.items()},
+            "mean_difference": {s: [along(target.mean_difference, change)] for s, change in own.items()},
+        }
+
+    def _metrics(self, found: list[Dose]) -> dict[str, Measure]:
+        from vlsae.dictionaries.usage import mean_measure
+
+        units = {"wanted": "wanted effect", "damage": "nats"}
+        return {
+            f"{part}/{dose.method}": mean_measure(
+                getattr(dose.response, part), unit, seed=self.work.seed, resamples=self.work.resamples
+            )
+            for dose in found
+            if dose.strength == self.strength
+            for part, unit in units.items()
+        }
+
+    def _log(self, target: Target, found: list[Dose]) -> None:
+        for dose in found:
+            if dose.strength == self.strength:
+                self.work.items.add(
+                    {
+                        "id": name,
+                        "input": name,
+                        "answer": float(effect),
+                        "label": self.action,
+                        "method": dose.method,
+                        "seed": self.work.seed,
+                    }
+                    for name, effect in zip(target.ids, dose.response.wanted)
+                )
+
+
+def _verdict(found: list[Dose], budget: float) -> list[str]:
+    from vlsae.enhancement.dose_response import at_damage
+
+    values = {method: at_damage(found, method, budget) for method in ("concept", "random", "mean_difference")}
+    own = values.pop("concept")
+    better = [name for name, value in values.items() if value is not None and own is not None and value >= own]
+    if not better:
+        return [f"At damage {budget:g} the concept brings more of what is wanted than either control of equal norm."]
+    return [f"At damage {budget:g} the concept brings no more of what is wanted than {' and '.join(better)}."]
