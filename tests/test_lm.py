@@ -349,3 +349,18 @@ def test_a_real_model_tells_a_story(shared_data):
     assert followed > 0.5
     assert model.losses(batch).nanmean() < 1.5
     assert list(model.sites())[-2] == "language.5"
+
+
+def test_a_filled_cache_serves_the_hub_offline(folders, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+    from test_checkpoints import fill_cache
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="cannot be reached"):
+        LM(checkpoint="hub:org/name").digest()
+    fill_cache(tmp_path / "hub", "org/name", {path.name: path for path in folders["llama"].iterdir()})
+    cached, local = LM(checkpoint="hub:org/name"), LM(checkpoint=f"path:{folders['llama']}")
+    assert cached.digest() == local.digest()
+    batch = cached.prepare(texts=TEXTS)
+    assert torch.equal(cached.logits(batch), local.logits(batch))
