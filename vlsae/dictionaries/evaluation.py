@@ -14,6 +14,8 @@ from vlsae.dictionaries.alignment import similarity_measures
 from vlsae.dictionaries.base import STREAMS, Dictionary, check_stream
 from vlsae.dictionaries.codes import code_matrix
 from vlsae.dictionaries.consistency import activation_gap, consistency_measures, retrieval_measures
+from vlsae.dictionaries.loss_recovered import SCALE, contrastive_recovery
+from vlsae.dictionaries.monosemanticity import monosemanticity_measures
 from vlsae.dictionaries.reconstruction import reconstruction
 from vlsae.dictionaries.usage import usage_measures
 from vlsae.errors import UserError
@@ -25,13 +27,22 @@ ALWAYS_NAMED = {"consistency": "Jaccard", "intra_sim": "cosine", "inter_sim": "c
 
 @torch.no_grad()
 def evaluate(
-    dictionary: Dictionary, values: Mapping[str, Tensor], *, paired: bool = True, seed: int = 0, bootstrap: int = 200
+    dictionary: Dictionary,
+    values: Mapping[str, Tensor],
+    *,
+    paired: bool = True,
+    joint: bool = False,
+    scale: float = SCALE,
+    seed: int = 0,
+    bootstrap: int = 200,
 ) -> dict[str, Measure]:
     """Return the numbers of a dictionary on held-out rows by their names in ``summary.json``.
 
     ``values``: stream → ``(n, d)``; where ``paired``, row i of each stream is one pair. Each stream's explained
-    variance, cosine, FVU of unit rows, MSE, L0, dead and dense shares; of both streams the bimodal share, Intra- and
-    Inter-Sim; of pairs the consistency of codes beside shuffled pairs, and retrieval by codes and by features.
+    variance, cosine, FVU of unit rows, MSE, L0, dead and dense shares, monosemanticity by the rows themselves; of both
+    streams the bimodal share, Intra- and Inter-Sim; of pairs the consistency of codes beside shuffled pairs, and
+    retrieval by codes and by features; of pairs of the ``joint`` embedding the contrastive loss recovered, whose
+    logits are cosines times ``scale``.
     Raises ``ValueError`` for no rows, and for pairs of unequal number.
     """
     _check(values, paired)
@@ -43,12 +54,16 @@ def evaluate(
         numbers |= {f"{name}/{stream}": measure for name, measure in parts.items()}
     codes = {stream: code_matrix(dictionary, values[stream], stream) for stream in streams}
     numbers |= usage_measures(codes, **common)
+    features = {stream: values[stream].double().cpu().numpy() for stream in streams}
+    numbers |= monosemanticity_measures(codes, features, **common)
     if len(streams) == 2:
         numbers |= similarity_measures(codes, dict(values), **common)
         if paired:
             sides = codes["vision"], codes["language"]
             numbers |= consistency_measures(*sides, **common)
             numbers |= retrieval_measures(sides, (values["vision"], values["language"]), **common)
+            if joint:
+                numbers |= contrastive_recovery(dictionary, values, scale=scale, **common)
             numbers["activation_gap"] = activation_gap(dictionary, values["vision"], values["language"], **common)
     for stream in streams:
         numbers[f"rows/{stream}"] = Measure(len(values[stream]), "held-out rows")

@@ -101,12 +101,12 @@ def supervised(values: Mapping[str, np.ndarray], factors: Factors, *, seed: int 
     """Score logistic probes, one a factor and stream, fitted on one half and scored on the other: the ceiling."""
     known = checked_factors(factors, values)
     choose, score = halves(len(known.matrix), seed)
-    scaled = {stream: _standardised(x, choose) for stream, x in values.items()}
+    scaled = {stream: standardised(x, choose) for stream, x in values.items()}
     probes: dict[tuple[int, str], Callable[[np.ndarray], np.ndarray]] = {}
 
     def column(number: int, stream: str, rows: np.ndarray, concept: int) -> np.ndarray:
         if (number, stream) not in probes:
-            probes[number, stream] = _probe(scaled[stream][choose], known.matrix[choose, number])
+            probes[number, stream] = logistic_probe(scaled[stream][choose], known.matrix[choose, number])
         return probes[number, stream](scaled[stream][rows])
 
     return score_factors(
@@ -114,7 +114,8 @@ def supervised(values: Mapping[str, np.ndarray], factors: Factors, *, seed: int 
     )
 
 
-def _probe(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def logistic_probe(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the decision function of a logistic probe of rows ``(n, d)`` of unit variance for ``y (n,)`` bool."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -125,7 +126,8 @@ def _probe(x: np.ndarray, y: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         return LogisticRegression(C=PROBE_C, solver=solver, max_iter=200).fit(x, y).decision_function
 
 
-def _standardised(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def standardised(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return ``x (n, d)`` less the mean and over the standard deviation of some of its rows."""
     deviation = x[rows].std(axis=0)
     return (x - x[rows].mean(axis=0)) / np.where(deviation > 0, deviation, 1)
 

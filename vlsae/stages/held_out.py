@@ -13,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vlsae.dictionaries.factor_scores import Factors
     from vlsae.representations import Store
     from vlsae.runs import Measure, Run
 
@@ -28,16 +29,18 @@ FEWEST_FOR_RECOVERY = 100
 class HeldOut:
     """Held-out rows: ``values`` by stream ``(n, d)``; where ``paired``, row i of each stream is one pair.
 
-    ``samples`` is the store's table of the samples that the vision (else only) stream's rows belong to.
+    ``samples`` is the store's table of the samples that the vision (else only) stream's rows belong to; ``joint`` says
+    that the rows are the model's joint embedding.
     """
 
     values: dict[str, Tensor]
     samples: Any
     paired: bool
+    joint: bool = False
 
     def mapped(self, encode: Callable[[Tensor, str], Tensor]) -> HeldOut:
         """Return the same rows seen through an encoder of ``(values, stream)``."""
-        return replace(self, values={stream: encode(x, stream).cpu() for stream, x in self.values.items()})
+        return replace(self, joint=False, values={stream: encode(x, stream).cpu() for stream, x in self.values.items()})
 
 
 def rows(store: Store, sites: Mapping[str, str], *, paired: bool, limit: int, seed: int) -> HeldOut:
@@ -51,18 +54,27 @@ def rows(store: Store, sites: Mapping[str, str], *, paired: bool, limit: int, se
     values = {stream: store.read(sites[stream], numbers) for stream, numbers in by_stream.items()}
     first = next(iter(by_stream))
     owner = store.row_table(first)["sample"].to_numpy()[by_stream[first]]
-    return HeldOut(values, store.samples.take(owner), paired and len(sites) > 1)
+    joint = all(site.endswith(".embedding") for site in sites.values())
+    return HeldOut(values, store.samples.take(owner), paired and len(sites) > 1, joint)
 
 
 def measure(dictionary: Any, held_out: HeldOut, config: Mapping[str, Any], run: Run) -> dict[str, Measure]:
     """Return every number of the summary that is measured on held-out rows."""
     from vlsae.dictionaries.evaluation import evaluate
+    from vlsae.dictionaries.evaluation_cost import evaluation_cost
 
     settings, seed = config["train"]["evaluate"], config["seed"]
-    metrics = dict(
-        evaluate(dictionary, held_out.values, paired=held_out.paired, seed=seed, bootstrap=settings["bootstrap"])
+    factors = _factors(held_out, config)
+    cost = evaluation_cost(
+        dictionary,
+        held_out.values,
+        factors=0 if factors is None else len(factors.names),
+        resamples=settings["bootstrap"],
     )
-    return metrics | _recovery(dictionary, held_out, config, run)
+    logger.info("scoring on held-out rows: %s", cost)
+    common: dict[str, Any] = {"seed": seed, "bootstrap": settings["bootstrap"]}
+    metrics = dict(evaluate(dictionary, held_out.values, paired=held_out.paired, joint=held_out.joint, **common))
+    return metrics if factors is None else metrics | _of_factors(dictionary, held_out, factors, config, run)
 
 
 def name_concepts(
@@ -121,19 +133,36 @@ def write_concepts(
             file.write(json.dumps(concept, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _recovery(dictionary: Any, held_out: HeldOut, config: Mapping[str, Any], run: Run) -> dict[str, Measure]:
-    """Score how well single concepts find the world's own factors, where the dataset knows them."""
+def _factors(held_out: HeldOut, config: Mapping[str, Any]) -> Factors | None:
+    """Return the world's own factors of held-out pairs, None where the dataset knows none or pairs are few."""
     from vlsae.config import target_class
-    from vlsae.dictionaries.recovery import recover
+    from vlsae.dictionaries.factor_scores import Factors
 
     dataset = target_class(config["dataset"])
     factors_of = getattr(dataset, "factors", None)
     if factors_of is None or not held_out.paired or held_out.samples.num_rows < FEWEST_FOR_RECOVERY:
-        return {}
-    factors, only = factors_of(held_out.samples), getattr(dataset, "one_stream", None)
-    result = recover(dictionary, held_out.values, factors, only=only, seed=config["seed"])
-    result.write(run.path / "tables")
-    return result.metrics()
+        return None
+    return Factors(*factors_of(held_out.samples))._replace(only=getattr(dataset, "one_stream", {}))
+
+
+def _of_factors(
+    dictionary: Any, held_out: HeldOut, factors: Factors, config: Mapping[str, Any], run: Run
+) -> dict[str, Measure]:
+    """Score how single concepts relate to the world's own factors, and write every factor's scores."""
+    from vlsae.dictionaries.factor_evaluation import evaluate_factors
+    from vlsae.runs.results import TABLES, write_table
+
+    found = evaluate_factors(
+        dictionary,
+        held_out.values,
+        factors,
+        seed=config["seed"],
+        resamples=config["train"]["evaluate"]["bootstrap"],
+    )
+    found.recovery.write(run.path / TABLES)
+    for table in found.tables:
+        write_table(run.path / TABLES, table.name, table.columns, table.rows)
+    return found.metrics
 
 
 def _one_caption_each(store: Store) -> np.ndarray:
