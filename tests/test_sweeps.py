@@ -63,8 +63,11 @@ def test_sweep_one_after_another(runs_dir, monkeypatch, tmp_path, capsys):
         assert record["jobs"][number]["overrides"] == manifest["overrides"]
     # Hydra leaves nothing behind: no output folders, no logs, no multirun.yaml.
     assert list(tmp_path.iterdir()) == [runs_dir]
-    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == ["sweep.json"]
-    assert str(folder / "sweep.json") in capsys.readouterr().out.replace("\n", "")
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    assert names == ["figures", "report.html", "sweep.json", "tables"]
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert str(folder / "sweep.json") in printed
+    assert str(folder / "report.html") in printed
 
 
 def test_a_failing_job_leaves_the_others_alone(runs_dir, tmp_path, capsys):

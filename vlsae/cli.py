@@ -156,13 +156,19 @@ for _stage, _summary in SUMMARIES.items():
 
 @app.command("report")
 def report(
-    runs: Annotated[list[str], typer.Argument(help="Runs: a path, a run id, or …/latest.", metavar="RUN...")],
+    runs: Annotated[
+        list[str], typer.Argument(help="Runs or sweeps: a path, an id, or …/latest.", metavar="RUN|SWEEP...")
+    ],
+    full: Annotated[bool, _plain("--full", "Everything in a folder: every concept with all its items.")] = False,
+    no_media: Annotated[bool, _plain("--no-media", "Leave pictures out.")] = False,
+    redact: Annotated[bool, _plain("--redact", "Leave out pictures, texts, ids and paths of the data.")] = False,
+    names: Annotated[str | None, _plain("--names", "Names of concepts: a CSV file or a run.", "FILE_OR_RUN")] = None,
     debug: Annotated[bool, _plain("--debug", "Show tracebacks.")] = False,
 ) -> int:
-    """Write the report page of runs and print where it lies."""
+    """Write the report of runs or sweeps, of several runs also side by side, and print where it lies."""
     from vlsae.commands.report import write_reports
 
-    return write_reports(runs)
+    return write_reports(runs, full=full, media=not no_media, redact=redact, names=names)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

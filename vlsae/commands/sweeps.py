@@ -47,6 +47,7 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
     """Run every job of a sweep and return the worst exit code; errors before the first job are raised."""
     from vlsae.commands.tables import console, sweep_table
     from vlsae.config import resolved
+    from vlsae.reporting.sweep_report import write_sweep_report
     from vlsae.runs import runs_root
     from vlsae.stages.launch import stage_module
 
@@ -79,9 +80,11 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
         raise
     finally:
         record = finish_sweep(folder, interrupted=code == INTERRUPTED)
+    page = write_sweep_report(folder)
     shown = console()
     shown.print(sweep_table(record))
-    shown.print(f"sweep {folder / RECORD}", soft_wrap=True)
+    shown.print(f"sweep  {folder / RECORD}", soft_wrap=True)
+    shown.print(f"report {page}", soft_wrap=True)
     return worst(int(one["exit_code"]) for one in record["jobs"])
 
 

@@ -97,6 +97,8 @@ def canvas(
         yield sheet.subplots(*panels), drawn
         text, pixels = io.StringIO(), io.BytesIO()
         sheet.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        # The layout is found by then, which costs as much as the drawing.
+        sheet.set_layout_engine("none")
         sheet.savefig(pixels, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
         drawn.svg, drawn.png = _for_the_page(text.getvalue(), name), pixels.getvalue()
 

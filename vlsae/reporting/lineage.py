@@ -28,10 +28,10 @@ class Ancestor:
     parents: list[Ancestor] = field(default_factory=list)
 
 
-def lineage(path: Path, manifest: Mapping[str, Any]) -> list[Ancestor]:
-    """Return a run's parents with their own, links relative to the run's directory."""
+def lineage(path: Path, manifest: Mapping[str, Any], folder: Path | None = None) -> list[Ancestor]:
+    """Return a run's parents with their own, links relative to the folder of the page, by default the run's own."""
     root = path.parents[2]
-    return [_ancestor(run_id, root, path, 1) for run_id in manifest["parents"]]
+    return [_ancestor(run_id, root, folder or path, 1) for run_id in manifest["parents"]]
 
 
 def everyone(ancestors: list[Ancestor]) -> list[Ancestor]:

@@ -3,7 +3,7 @@
 (() => {
   const source = document.getElementById("concept-data");
   if (!source) return;
-  const { columns, rows, shown } = JSON.parse(source.textContent);
+  const { columns, rows, shown, size: pageSize } = JSON.parse(source.textContent);
   const place = Object.fromEntries(columns.map((name, number) => [name, number]));
   const headings = {
     concept: "Concept", name: "Name", score: "Score of the name", vision: "Vision fires on",
@@ -57,9 +57,10 @@
         const text = write(name, rows[number][column]);
         if (column === 0) {
           cell.scope = "row";
-          if (inGallery.has(rows[number][0])) {
+          if (pageSize || inGallery.has(rows[number][0])) {
             const link = document.createElement("a");
-            link.href = `#concept-${rows[number][0]}`;
+            const file = pageSize ? `concepts/${String(Math.floor(number / pageSize) + 1).padStart(4, "0")}.html` : "";
+            link.href = `${file}#concept-${rows[number][0]}`;
             link.textContent = text;
             cell.append(link);
           } else cell.textContent = text;

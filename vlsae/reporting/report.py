@@ -43,14 +43,14 @@ class Content:
     stores: list[Path]
     privacy: Privacy
 
-    def page(self, with_pictures: bool = True) -> str:
-        """Return the page."""
+    def page(self, with_pictures: bool = True, concepts_a_page: int | None = None) -> str:
+        """Return the page; ``concepts_a_page`` is how many each page beside it holds, where there are such."""
         cards = self._cards(with_pictures) if self.concepts else []
         table = None
         if self.concepts:
             shown = [card.number for card in cards]
-            table = {"columns": COLUMNS, "rows": self.concepts.rows, "shown": shown}
-        more = {"concepts": self.concepts, "cards": cards, "table": table}
+            table = {"columns": COLUMNS, "rows": self.concepts.rows, "shown": shown, "size": concepts_a_page}
+        more = {"concepts": self.concepts, "cards": cards, "table": table, "concepts_a_page": concepts_a_page}
         return render("page.html.j2", {**self.values, **more}, SCRIPT if table else "")
 
     def _cards(self, with_pictures: bool) -> list[Card]:
@@ -79,11 +79,12 @@ def write_report(run_path: str | Path, *, privacy: Privacy | None = None, names:
     return path / REPORT
 
 
-def content_of(path: Path, privacy: Privacy, names: str | Path | None = None) -> Content:
-    """Return what a run's page shows, its figures written into the run."""
+def content_of(path: Path, privacy: Privacy, names: str | Path | None = None, folder: Path | None = None) -> Content:
+    """Return what a run's page shows, its figures written into ``folder``, where the page will lie (the run)."""
+    place = folder or path
     manifest = read_manifest(path)
     config = configuration(path)
-    ancestors = lineage(path, manifest)
+    ancestors = lineage(path, manifest, place)
     metrics = (read_summary(path) or {}).get("metrics", {})
     table = concept_table(path, _names(path, names), privacy)
     training = curves(read_metrics(path))
@@ -93,7 +94,7 @@ def content_of(path: Path, privacy: Privacy, names: str | Path | None = None) ->
     every: list[Figure | None] = [graph, *(found.figures if found else []), *training, recovery]
     for figure in [*every, *(table.figures if table else [])]:
         if figure is not None:
-            figure.write(path / FIGURES)
+            figure.write(place / FIGURES)
     values = {
         "path": path,
         "title": manifest["run_id"],
