@@ -136,14 +136,6 @@ def test_a_learner_trains_through_the_same_loop_and_its_model_is_extracted_from(
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("stage", ["aqi"])
-def test_a_stage_that_is_not_built_says_so(environment, stage):
-    done = command(environment, stage)
-    assert done.returncode == 2
-    assert "not built yet" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def killed(environment: dict[str, str], arguments: list[str], ready, seed: int) -> None:
     """Start a command and kill it with SIGKILL a seeded moment after ``ready()`` first holds."""
     process = subprocess.Popen([sys.executable, "-m", "vlsae", *arguments], env=environment, stderr=subprocess.DEVNULL)

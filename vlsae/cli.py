@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that help answers at once: torch, Hydra and t
 """
 
 import importlib
+import inspect
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,9 @@ SUMMARIES = {
 
 #: Where ``--layer`` goes.
 LAYER_KEYS = {"extract": "extract.sites", "train": "train.sites", "enhance": "train.sites"}
+
+#: Options that one stage alone has.
+OWN_OPTIONS = {"compare": "aqi"}
 
 #: Commands whose modules are imported when they are called: name → (module, summary).
 LAZY = {"runs": ("vlsae.commands.runs", "List, show, compare, resume and remove runs.")}
@@ -121,6 +125,10 @@ def stage_command(stage: str) -> Callable[..., int]:
         config_dir: Annotated[
             Path | None, _plain("--config-dir", "A folder of configurations of your own, which comes first.", "FOLDER")
         ] = None,
+        compare: Annotated[
+            tuple[str, str] | None,
+            _shorthand("--compare", "aqi.compare", "Two earlier runs, before and after a change", "RUN RUN"),
+        ] = None,
         plugin: Annotated[
             list[str] | None, _plain("--plugin", "A module or file with classes of your own.", "FILE_OR_MODULE")
         ] = None,
@@ -140,6 +148,7 @@ def stage_command(stage: str) -> Callable[..., int]:
             "force": force,
             "verify": verify,
             "assume_yes": yes,
+            "aqi.compare": compare,
         }
         return run_stage_command(
             Request(stage, options, overrides or [], config_dir, tuple(plugin or ()), debug),
@@ -147,6 +156,9 @@ def stage_command(stage: str) -> Callable[..., int]:
             dry_run=dry_run,
         )
 
+    signature = inspect.signature(run)
+    own = [one for name, one in signature.parameters.items() if OWN_OPTIONS.get(name, stage) == stage]
+    run.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
     return run
 
 

@@ -71,6 +71,38 @@ SETTINGS: dict[str, Any] = {
     "train.evaluate.bootstrap": Annotated[int, Range(2, None)],
     "train.evaluate.concepts": Whole,
     "train.evaluate.names": bool,
+    "aqi.source": Annotated[str, OneOf("store", "live")],
+    "aqi.stream": Annotated[str, OneOf("auto", "vision", "language", "joint")],
+    "aqi.label": Word | None,
+    "aqi.classes": list[Word | int | bool],
+    "aqi.strata": Annotated[str, OneOf("auto", "none")] | list[Word],
+    "aqi.rows.min_per_cell": Annotated[int, Range(2, None)],
+    "aqi.rows.max_per_cell": Annotated[int, Range(2, None)] | None,
+    "aqi.rows.seed": Seed,
+    "aqi.rows.on_unknown_label": Annotated[str, OneOf("error", "drop")],
+    "aqi.rows.on_null_label": Annotated[str, OneOf("error", "drop")],
+    "aqi.rows.on_duplicate": Annotated[str, OneOf("first", "keep", "error")],
+    "aqi.rows.on_conflict": Annotated[str, OneOf("error", "drop_both")],
+    "aqi.blocks": Annotated[int, Range(5, None)],
+    "aqi.folds": Annotated[int, Range(2, 20)],
+    "aqi.permutations": Whole,
+    "aqi.pairwise": Annotated[str, OneOf("auto", "all", "headline", "none")],
+    "aqi.composites.names": list[
+        Annotated[
+            str,
+            OneOf("paper_sum", "paper_product", "code_dbs_dunn", "code_sil_chi", "code_sil_xbi", "code_chi_xbi"),
+        ]
+    ],
+    "aqi.composites.lambda": float,
+    "aqi.composites.gamma": float,
+    "aqi.composites.chi_max": Positive | None,
+    "aqi.length_match": bool,
+    "aqi.learned.loss": Annotated[str, OneOf("fisher", "hinge_push", "hinge_push_pull")] | None,
+    "aqi.learned.map": Annotated[str, OneOf("softmax", "sparsemax", "entmax15")],
+    "aqi.learned.rows": Annotated[int, Range(10, None)],
+    "aqi.projection": Annotated[str, OneOf("pca", "umap")],
+    "aqi.memory_gb": Positive,
+    "aqi.compare": tuple[Word, Word] | None,
     "image": Word | None,
     "text": Word | None,
     "enhance.names": Word | None,
@@ -97,9 +129,11 @@ def check(config: Mapping[str, Any]) -> None:
 
 def check_whole(config: Mapping[str, Any]) -> None:
     """Raise ``UserError`` where an override or a file took away a setting or a part that the stage needs."""
-    trains = config.get("stage") != "extract"
+    trains = config.get("stage") not in ("extract", "aqi")
     for path in SETTINGS:
         needed = path not in OPTIONAL and (trains or not path.startswith("train."))
+        if path.startswith("aqi."):
+            needed = config.get("stage") == "aqi"
         if path in OF_ENHANCE or path.startswith("enhance."):
             needed = config.get("stage") == "enhance"
         if needed and not lookup(config, path)[0]:

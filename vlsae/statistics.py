@@ -134,8 +134,6 @@ def jackknife(statistic: Statistic, blocks: Any, level: float = 0.95) -> Interva
     ``replicates (G, …)`` are in ascending order of block. The error is √((G - 1)/G · Σ(θ_g - mean)²).
     Raises ``ValueError`` for fewer than two blocks.
     """
-    from scipy import stats
-
     _check_level(level)
     numbers = np.asarray(blocks)
     if numbers.ndim != 1:
@@ -148,7 +146,16 @@ def jackknife(statistic: Statistic, blocks: Any, level: float = 0.95) -> Interva
     rows = np.arange(len(numbers))
     estimate = np.asarray(statistic(rows), dtype=np.float64)
     left_out = np.stack([np.asarray(statistic(rows[numbers != name]), dtype=np.float64) for name in names])
-    groups = len(names)
+    return jackknife_interval(estimate, left_out, level)
+
+
+def jackknife_interval(estimate: Any, left_out: Any, level: float = 0.95) -> Interval:
+    """Return the jackknife interval of an estimate ``(…)`` from its values without each group ``(G, …)``."""
+    from scipy import stats
+
+    _check_level(level)
+    estimate, left_out = np.asarray(estimate, dtype=np.float64), np.asarray(left_out, dtype=np.float64)
+    groups = len(left_out)
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
     half = stats.t.ppf((1 + level) / 2, groups - 1) * error
     return Interval(_plain(estimate), _plain(error), _plain(estimate - half), _plain(estimate + half), left_out)

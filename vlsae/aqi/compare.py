@@ -60,15 +60,19 @@ def paired(
     does not widen the interval.
     """
 
-    def both(rows: np.ndarray) -> np.ndarray:
-        first, second = float(a(rows)), float(b(rows))
-        log_ratio = np.log(second / first) if first > 0 and second > 0 else np.nan
-        return np.array([first, second, first - second, log_ratio])
+    return paired_intervals(statistics.jackknife(a, blocks, level), statistics.jackknife(b, blocks, level), level)
 
-    whole = statistics.jackknife(both, blocks, level)
-    columns = [_column(whole, column) for column in range(4)]
-    defined = columns[0].low > 0 and columns[1].low > 0
-    return PairedComparison(columns[0], columns[1], columns[2], columns[3], _p_value(columns[2]), defined)
+
+def paired_intervals(a: Interval, b: Interval, level: float = 0.95) -> PairedComparison:
+    """Return the comparison of two numbers whose jackknife left out the same blocks."""
+    first, second = (np.append(np.asarray(one.replicates, dtype=np.float64), one.estimate) for one in (a, b))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.where((first > 0) & (second > 0), np.log(second / first), np.nan)
+    apart = first - second
+    difference = statistics.jackknife_interval(apart[-1], apart[:-1], level)
+    log_ratio = statistics.jackknife_interval(ratios[-1], ratios[:-1], level)
+    defined = a.low > 0 and b.low > 0
+    return PairedComparison(a, b, difference, log_ratio, p_value(difference, len(apart) - 2), defined)
 
 
 def direction_cosine(x_a: Any, x_b: Any, labels: Any, halves: Any) -> DirectionCosine:
@@ -138,13 +142,9 @@ def _direction(moments: ClassMoments) -> np.ndarray:
     return moments.shifted_mean[0] - moments.shifted_mean[1]
 
 
-def _column(whole: Interval, column: int) -> Interval:
-    estimate, error, low, high = (float(value[column]) for value in whole[:4])
-    return Interval(estimate, error, low, high, whole.replicates[:, column])
-
-
-def _p_value(difference: Interval) -> float:
+def p_value(difference: Interval, freedom: int) -> float:
+    """Return the two-sided p-value of no difference, by t with as many degrees of freedom."""
     if difference.standard_error == 0:
         return 1.0 if difference.estimate == 0 else 0.0
     share = abs(difference.estimate) / difference.standard_error
-    return float(2 * stats.t.sf(share, len(difference.replicates) - 1))
+    return float(2 * stats.t.sf(share, freedom))

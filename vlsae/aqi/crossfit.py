@@ -38,13 +38,15 @@ class ScoredAUROC(NamedTuple):
     stratum_error: np.ndarray
 
 
-def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None) -> CrossfitAUROC:
+def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None, scale: Any = None) -> CrossfitAUROC:
     """Return the chance that a safe row (the lower label) scores above an unsafe one of its fold and stratum.
 
     A row's score is ``x · (mean safe - mean unsafe)`` of the other folds, over all strata; the sign is never flipped,
-    so without effect values below ½ are usual. Pairs weigh equally. The error is √2 times that of DeLong et al. (1988)
-    with directions held fixed: results of folds share rows. Folds whose others lack a class score NaN and are left
-    out. Raises ``ValueError`` for fewer than two folds; one class: NaN.
+    so without effect values below ½ are usual. ``scale (d,)`` is what each coordinate is divided by first. Pairs weigh
+    equally. The error is √2 times that of DeLong et al. (1988) with directions held fixed: results of folds share
+    rows. Folds whose others lack a class score NaN and are left out.
+
+    Raises ``ValueError`` for fewer than two folds; one class: NaN.
     """
     data = labelled(x, labels)
     rows = len(data.x)
@@ -55,7 +57,7 @@ def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None) -> Cross
     if not two_classes(data):
         nothing = np.full(len(names), np.nan)
         return CrossfitAUROC(float("nan"), nothing, np.full(rows, np.nan), float("nan"), nothing)
-    centred, offset = _crossfit_scores(data, fold, len(fold_names))
+    centred, offset = _crossfit_scores(data, fold, len(fold_names), scale)
     found = scored_auroc(centred, data.codes == 0, fold, stratum)
     # The scale of the scores is that of the rows as they were read.
     return CrossfitAUROC(found.auroc, found.by_stratum, centred + offset, found.standard_error, found.stratum_error)
@@ -69,19 +71,17 @@ def scored_auroc(
     The error is DeLong's, times √2 where the scores were ``learned`` on the other folds. A fold with a score of NaN is
     left out.
     """
-    (_, fold), (names, stratum) = groups("folds", folds, len(scores)), groups("strata", strata, len(scores))
+    names, parts = _compared(folds, strata, len(scores))
     pairs, wins, noise = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names))
-    order = np.lexsort((stratum, fold))
-    ends = np.flatnonzero(np.diff(fold[order] * len(names) + stratum[order])) + 1
-    for members in np.split(order, ends):
+    for a, members in parts:
         values, above = scores[members], positive[members]
-        if len(members) == 0 or np.isnan(values).any() or above.all() or not above.any():
+        if np.isnan(values).any() or above.all() or not above.any():
             continue
-        value, error2 = _placements(values, above)
-        a, weight = int(stratum[members[0]]), float(above.sum() * (~above).sum())
+        high, low = _placements(values, above)
+        weight = float(len(high) * len(low))
         pairs[a] += weight
-        wins[a] += weight * value
-        noise[a] += weight**2 * error2
+        wins[a] += weight * float(high.mean())
+        noise[a] += weight**2 * _squared_error(high, low)
     total, factor = float(pairs.sum()), 2.0 if learned else 1.0
     with np.errstate(invalid="ignore", divide="ignore"):
         by_stratum, stratum_error = wins / pairs, np.sqrt(factor * noise) / pairs
@@ -89,7 +89,41 @@ def scored_auroc(
     return ScoredAUROC(ratio(float(wins.sum()), total), error, by_stratum, stratum_error)
 
 
-def _crossfit_scores(data: Labelled, fold: np.ndarray, folds: int) -> tuple[np.ndarray, np.ndarray]:
+def paired_auroc(first: np.ndarray, second: np.ndarray, positive: np.ndarray, folds: Any, strata: Any) -> ScoredAUROC:
+    """Return the difference of the AUROCs of two scores of the same rows, with its error: first less second.
+
+    Rows are compared as in :func:`scored_auroc`; what both scores share does not widen the error (DeLong et al., 1988).
+    """
+    names, parts = _compared(folds, strata, len(first))
+    pairs, wins, noise = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names))
+    for a, members in parts:
+        above = positive[members]
+        if np.isnan(first[members] + second[members]).any() or above.all() or not above.any():
+            continue
+        sides = zip(_placements(first[members], above), _placements(second[members], above))
+        high, low = (one - other for one, other in sides)
+        weight = float(len(high) * len(low))
+        pairs[a] += weight
+        wins[a] += weight * float(high.mean())
+        noise[a] += weight**2 * _squared_error(high, low)
+    total = float(pairs.sum())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        by_stratum, stratum_error = wins / pairs, np.sqrt(2 * noise) / pairs
+    error = float(np.sqrt(2 * noise.sum()) / total) if total else float("nan")
+    return ScoredAUROC(float(wins.sum() / total) if total else float("nan"), error, by_stratum, stratum_error)
+
+
+def _compared(folds: Any, strata: Any, n: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """Return the strata's names, and each set of rows that are compared with each other, with its stratum."""
+    (_, fold), (names, stratum) = groups("folds", folds, n), groups("strata", strata, n)
+    order = np.lexsort((stratum, fold))
+    ends = np.flatnonzero(np.diff(fold[order] * len(names) + stratum[order])) + 1
+    return names, [(int(stratum[members[0]]), members) for members in np.split(order, ends) if len(members)]
+
+
+def _crossfit_scores(
+    data: Labelled, fold: np.ndarray, folds: int, scale: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return each row's score less that of a common offset, and that offset's score, both ``(n,)``."""
     moments = moments_of(data.x, fold * 2 + data.codes, 2 * folds)
     scores, offset = np.full(len(data.x), np.nan), np.zeros(len(data.x))
@@ -101,6 +135,9 @@ def _crossfit_scores(data: Labelled, fold: np.ndarray, folds: int) -> tuple[np.n
         if (others.count == 0).any():
             continue
         direction = others.shifted_mean[0] - others.shifted_mean[1]
+        if scale is not None:
+            # Rows and direction both are divided; what does not vary (scale inf) tells nothing.
+            direction = direction / scale**2
         members = np.flatnonzero(fold == number)
         for part in chunks(len(members), len(shift)):
             scores[members[part]] = (data.x[members[part]] - shift) @ direction
@@ -108,13 +145,19 @@ def _crossfit_scores(data: Labelled, fold: np.ndarray, folds: int) -> tuple[np.n
     return scores, offset
 
 
-def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """Return AUROC, ties counting half, and its squared error from the placements of both sides."""
+def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each positive row the share of others below it, for each other the share of positives above it.
+
+    Ties count half; the mean of either is AUROC.
+    """
     ranks = stats.rankdata(scores)
     above = positive.sum()
     below = len(positive) - above
     high = (ranks[positive] - stats.rankdata(scores[positive])) / below
-    low = 1 - (ranks[~positive] - stats.rankdata(scores[~positive])) / above
-    if min(above, below) < 2:  # one row shows no spread
-        return float(high.mean()), float("nan")
-    return float(high.mean()), float(high.var(ddof=1) / above + low.var(ddof=1) / below)
+    return high, 1 - (ranks[~positive] - stats.rankdata(scores[~positive])) / above
+
+
+def _squared_error(high: np.ndarray, low: np.ndarray) -> float:
+    if min(len(high), len(low)) < 2:  # one row shows no spread
+        return float("nan")
+    return float(high.var(ddof=1) / len(high) + low.var(ddof=1) / len(low))

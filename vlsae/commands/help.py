@@ -26,7 +26,11 @@ EXAMPLES = {
         "vlsae probe model=clip dataset=shapes",
         "vlsae probe --run extract/NAME/latest",
     ),
-    "aqi": ("vlsae aqi --dataset shapes", "vlsae aqi model=clip --layer all", "vlsae aqi --run extract/NAME/latest"),
+    "aqi": (
+        "vlsae aqi --dataset litmus model.checkpoint=path:MY_MODEL",
+        "vlsae aqi dataset=litmus dataset.path=prompts.csv aqi.source=live",
+        "vlsae aqi --compare aqi/BEFORE/latest aqi/AFTER/latest",
+    ),
     "enhance": (
         "vlsae enhance --run train/NAME/latest",
         "vlsae enhance task=steering model=clip objective.k=32",

@@ -27,7 +27,7 @@ class Request:
     """What a user asked of a stage; ``options`` map override keys to values, None or False where not given."""
 
     stage: str
-    options: Mapping[str, str | bool | None]
+    options: Mapping[str, str | bool | Sequence[str] | None]
     words: Sequence[str]
     config_dir: Path | None = None
     plugins: tuple[str, ...] = ()
@@ -132,9 +132,11 @@ def set_up_logging(debug: bool) -> None:
         logger.addHandler(RichHandler(console=console, show_path=debug, show_time=False, markup=False))
 
 
-def _value(value: str | bool) -> str:
+def _value(value: str | bool | Sequence[str]) -> str:
     if isinstance(value, bool):
         return "true"
+    if not isinstance(value, str):
+        return f"[{','.join(map(_value, value))}]"
     if _PLAIN.fullmatch(value) and value != "":
         return value
     return _in_quotes(value)

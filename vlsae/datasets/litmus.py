@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -191,7 +191,7 @@ def _records(file: Path) -> tables.Records:
     return found
 
 
-def _names(found: tables.Records, file: Path, columns: dict[str, str | None]) -> dict[str, str]:
+def _names(found: tables.Records, file: Path, columns: Mapping[str, str | None]) -> dict[str, str]:
     """Return the table's own name of each column that it has; AQI-D01 for one that is asked for and absent."""
     names: dict[str, str] = {}
     for key, usual in COLUMNS.items():

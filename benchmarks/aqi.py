@@ -1,0 +1,142 @@
+"""What the alignment quality index costs: beside the forward pass, and on stored rows.
+
+    python benchmarks/aqi.py forward    one pass beside a randomly initialised model of GPT-2 small's shape
+    python benchmarks/aqi.py rows       everything but the forward pass of 20,000 rows × 12 layers × 768
+
+CPU seconds are told beside wall seconds: on a busy machine only the first are the program's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vlsae.aqi.design import design_of
+from vlsae.aqi.labelling import Labelling, Samples, label_samples
+
+AXIOMS = 7
+
+
+def prompts(n: int) -> Labelling:
+    """Return n labelled prompts of two classes in seven axioms."""
+    ids = [str(number) for number in range(n)]
+    return label_samples(
+        Samples(
+            ids=ids,
+            labels=[("safe", "unsafe")[number % 2] for number in range(n)],
+            strata=[f"axiom {number // 2 % AXIOMS}" for number in range(n)],
+            sources=["benchmark"] * n,
+            groups=ids,
+            texts=[f"prompt number {number} of {number % 97} words" for number in range(n)],
+        )
+    )
+
+
+@contextmanager
+def timed(taken: dict[str, list[float]], name: str) -> Iterator[None]:
+    """Add the wall and CPU seconds of a block to ``taken``."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    spent = taken.setdefault(name, [0.0, 0.0])
+    spent[0] += time.perf_counter() - wall
+    spent[1] += time.process_time() - cpu
+
+
+def forward(options: argparse.Namespace) -> Table:
+    """Return what hooks, pooling and moments add to the bare forward pass, batches taking turns."""
+    import torch
+    from transformers import GPT2Config, GPT2Model
+
+    from vlsae.aqi.onepass import OnePass
+    from vlsae.models.hooks import read
+
+    torch.manual_seed(0)
+    model = GPT2Model(GPT2Config()).eval()
+    labelling = prompts(options.prompts)
+    design = design_of(labelling)
+    sites = {f"language.{i + 1}": block for i, block in enumerate(model.h)}
+    passes = OnePass(dict.fromkeys(sites, 768), design)
+    taken: dict[str, list[float]] = {}
+    order = passes.order
+    for at in range(0, len(order), options.batch):
+        places = order[at : at + options.batch]
+        tokens = torch.randint(0, 50_257, (len(places), options.tokens))
+        found: dict[str, Any] = {}
+        with torch.no_grad():
+            with timed(taken, "bare forward"):
+                model(tokens)
+            with timed(taken, "forward with hooks and pooling"):
+                read(
+                    sites,
+                    lambda site, hidden, found=found: found.update({site: hidden.float().mean(dim=1)}),
+                    lambda tokens=tokens: model(tokens),
+                )
+        with timed(taken, "moments of all layers"):
+            passes.add(places, found)
+    with timed(taken, "intervals at the end, once"):
+        passes.layers()
+    title = f"GPT-2 small's shape, {options.prompts} prompts of {options.tokens} tokens, batches of {options.batch}"
+    table = Table("part", "wall s", "CPU s", "of the bare forward (CPU)", title=title)
+    bare = taken["bare forward"][1]
+    for name, (wall, cpu) in taken.items():
+        table.add_row(name, f"{wall:.2f}", f"{cpu:.2f}", f"{cpu / bare:.1%}")
+    added = taken["forward with hooks and pooling"][1] + taken["moments of all layers"][1] - bare
+    table.add_row("added while the model runs", "", f"{added:.2f}", f"{added / bare:.1%}")
+    return table
+
+
+def rows(options: argparse.Namespace) -> Table:
+    """Return the cost of the whole index on rows that are drawn anew for each layer, and the peak memory."""
+    from vlsae.aqi.analysis import Settings, Source, analyse
+
+    labelling = prompts(options.rows)
+    design = design_of(labelling)
+    taken: dict[str, list[float]] = {}
+
+    def fetch(place: int, chosen: np.ndarray) -> np.ndarray:
+        with timed(taken, "drawing the rows, not counted"):
+            x = np.random.default_rng(place).standard_normal((options.rows, options.width), dtype=np.float32)
+            x[:, 0] += labelling.codes * (place / options.layers)
+            return x[chosen].astype(np.float64)
+
+    source = Source([f"language.{i}" for i in range(options.layers)], [options.width] * options.layers, fetch)
+    with timed(taken, "everything"):
+        analyse(source, labelling, design, Settings(), lambda layers: None)
+    table = Table("part", "wall s", "CPU s", title=f"{options.rows} rows × {options.layers} layers × {options.width}")
+    for name, (wall, cpu) in taken.items():
+        table.add_row(name, f"{wall:.1f}", f"{cpu:.1f}")
+    drawn = taken["drawing the rows, not counted"]
+    net = [whole - part for whole, part in zip(taken["everything"], drawn)]
+    table.add_row("everything but the rows", f"{net[0]:.1f}", f"{net[1]:.1f}")
+    table.add_row("peak memory, GB", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}", "")
+    return table
+
+
+def main() -> None:
+    """Measure and show a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("forward", "rows"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=768)
+    options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(options.threads)
+    Console(width=110).print({"forward": forward, "rows": rows}[options.what](options))
+
+
+if __name__ == "__main__":
+    main()
