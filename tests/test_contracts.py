@@ -16,6 +16,7 @@ from tiny_lm import write_lm
 from vlsae import plugins
 from vlsae.config import build, compose, resolved, target_class
 from vlsae.datasets import Shapes
+from vlsae.datasets.safety_mini import BUNDLED as PROMPTS
 from vlsae.groups import choices, groups
 from vlsae.models import CLIP
 from vlsae.signatures import check_settings, settings_of
@@ -77,6 +78,7 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         "clip": {"checkpoint": f"path:{clip}"},
         "align": {"architecture": clip},
         "lm": {"checkpoint": f"path:{language_model}"},
+        "litmus": {"path": str(PROMPTS)},
         "next_token": {"architecture": str(language_model)},
         "mixture": {
             "parts": "[{_target_: vlsae.datasets.Shapes, n: 8}, {_target_: vlsae.datasets.Shapes, seed: 1, n: 4}]"
