@@ -262,3 +262,13 @@ def test_an_interruption_exits_with_130(tmp_path, runs_dir):
     assert "Traceback" not in shown
     manifest = json.loads((log.parent / "manifest.json").read_text())
     assert manifest["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_environment_says_otherwise(given, found, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "to be undone")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert main(["--version"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == found

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from vlsae import __version__
 from vlsae.commands.help import StageCommand
+from vlsae.threads import wait_asleep
 
 INTERRUPTED = 130
 
@@ -185,6 +186,7 @@ def report(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0 done, 1 a bug, 2 the user can mend it, 130 interrupted."""
+    wait_asleep()
     code = _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
     if arguments is None and code == INTERRUPTED:
         # The process is about to leave; another Ctrl-C would only show a traceback of its cleaning up.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlsae.stages.hardware import device_of, load_model, use_hardware
+from vlsae.stages.hardware import device_of, load_model, set_threads, use_hardware
 from vlsae.stages.launch import Estimate, Step
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
     if samples == 0:
         return Estimate(0, 0, 0, 0.0)
     load_model(model, config, device_of(config))
+    set_threads(config)
     rows = numbered(dataset, range(min(TIMED_ROWS, samples)))
     passes = []
     for _ in range(TIMED_PASSES):

@@ -28,14 +28,19 @@ def device_of(config: Mapping[str, Any]) -> str:
     return device
 
 
-def use_hardware(config: Mapping[str, Any], run: Run) -> str:
-    """Set threads, note device and threads in the run, and return the device."""
+def set_threads(config: Mapping[str, Any]) -> int:
+    """Compute on as many threads as the hardware node says, and return how many these are."""
     import torch
 
-    device, threads = device_of(config), config["hardware"]["threads"]
-    if threads:
-        torch.set_num_threads(threads)
-    run.set_device(device, torch.get_num_threads())
+    if config["hardware"]["threads"]:
+        torch.set_num_threads(config["hardware"]["threads"])
+    return torch.get_num_threads()
+
+
+def use_hardware(config: Mapping[str, Any], run: Run) -> str:
+    """Set threads, note device and threads in the run, and return the device."""
+    device = device_of(config)
+    run.set_device(device, set_threads(config))
     return device
 
 
