@@ -35,6 +35,9 @@ STAGE_OF = {
 }
 CONFIGS = [(group, name) for group in STAGE_OF for name in choices(group, plugins=False)]
 
+#: A small convolutional network of torchvision.
+NETWORK = "shufflenet_v2_x0_5"
+
 #: Settings that have no default, or whose default needs the bundled weights.
 NEEDED = {"captions": ["path"], "clip": ["checkpoint"], "align": ["architecture"]}
 
@@ -57,6 +60,8 @@ ELSEWHERE = (
 def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
     """Return settings by configuration: a folder of captions, a tiny CLIP."""
     from PIL import Image
+    from safetensors.torch import save_file
+    from torchvision.models import get_model
 
     folder = tmp_path_factory.mktemp("captions")
     rows = []
@@ -69,6 +74,8 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         writer.writeheader()
         writer.writerows(rows)
     clip = str(write_clip(tmp_path_factory.mktemp("clip")))
+    network = tmp_path_factory.mktemp("network") / "network.safetensors"
+    save_file(get_model(NETWORK, weights=None).state_dict(), network)
     language_model = write_lm(tmp_path_factory.mktemp("lm"))
     return {
         "captions": {"path": str(folder)},
@@ -79,6 +86,8 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         "align": {"architecture": clip},
         "lm": {"checkpoint": f"path:{language_model}"},
         "litmus": {"path": str(PROMPTS)},
+        "vit": {"checkpoint": f"path:{clip}"},
+        "torch_module": {"checkpoint": f"path:{network}", "architecture": NETWORK},
         "next_token": {"architecture": str(language_model)},
         "mixture": {
             "parts": "[{_target_: vlsae.datasets.Shapes, n: 8}, {_target_: vlsae.datasets.Shapes, seed: 1, n: 4}]"

@@ -20,7 +20,7 @@ class Tower:
     """One tower: ``blocks`` is the path of its list of blocks (empty where it has no sequence of blocks).
 
     ``parts`` maps a part's name to the submodule of a block; ``prefix`` special positions stand in front, and
-    ``class_index`` is the class token's position.
+    ``class_index`` is the class token's position. ``encode`` is what gives the embedding, open_clip's own by default.
     """
 
     stream: str
@@ -31,6 +31,7 @@ class Tower:
     parts: Mapping[str, str] = field(default_factory=dict)
     prefix: int = 0
     class_index: int | None = None
+    encode: str | None = None
 
     def sites(self) -> Iterator[tuple[str, Site]]:
         """Yield the tower's sites in the order in which a forward pass reaches them."""
@@ -41,8 +42,8 @@ class Tower:
             for part, module in self.parts.items():
                 yield f"{self.stream}.{layer}.{part}", Site(self.width, f"{block}.{module}")
             yield f"{self.stream}.{layer}", Site(self.width, block)
-        encode = "encode_image" if self.stream == "vision" else "encode_text"
-        yield f"{self.stream}.embedding", Site(self.embedding_width, encode)
+        own = "encode_image" if self.stream == "vision" else "encode_text"
+        yield f"{self.stream}.embedding", Site(self.embedding_width, self.encode or own)
 
 
 def is_native(config: Mapping[str, Any], stream: str) -> bool:
@@ -83,13 +84,31 @@ def foreign_tower(model: nn.Module, config: Mapping[str, Any], stream: str) -> T
             continue
         if stream == "language":
             return Tower(stream, f"{prefix}.{path}", len(blocks), int(tower.config.hidden_size), width)
-        trunk: Any = tower.trunk
-        # Only a transformer of timm that says how many positions stand in front has a sequence of tokens.
-        if not hasattr(trunk, "num_prefix_tokens"):
-            continue
-        parts = {name: module for name, module in (("attention", "attn"), ("mlp", "mlp")) if hasattr(blocks[0], module)}
-        has_class = getattr(trunk, "cls_token", None) is not None
-        special = int(trunk.num_prefix_tokens)
-        inner = int(trunk.embed_dim)
-        return Tower(stream, f"{prefix}.{path}", len(blocks), inner, width, parts, special, 0 if has_class else None)
+        found = timm_tower(tower.trunk, f"{prefix}.trunk.", width)
+        if found is not None:
+            return found
     return Tower(stream, "", 0, 0, width)
+
+
+def timm_tower(trunk: Any, path: str, width: int) -> Tower | None:
+    """Return the tower of a vision transformer of timm that lies at a path; None for one without token sequences."""
+    blocks: Any = getattr(trunk, "blocks", None)
+    # Only a transformer of timm that says how many positions stand in front has a sequence of tokens.
+    if (
+        not isinstance(blocks, nn.ModuleList | nn.Sequential)
+        or not len(blocks)
+        or not hasattr(trunk, "num_prefix_tokens")
+    ):
+        return None
+    parts = {name: module for name, module in (("attention", "attn"), ("mlp", "mlp")) if hasattr(blocks[0], module)}
+    has_class = getattr(trunk, "cls_token", None) is not None
+    return Tower(
+        "vision",
+        f"{path}blocks",
+        len(blocks),
+        int(trunk.embed_dim),
+        width,
+        parts,
+        int(trunk.num_prefix_tokens),
+        0 if has_class else None,
+    )
