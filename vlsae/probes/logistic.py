@@ -70,7 +70,8 @@ def solve(x: np.ndarray, y: np.ndarray, weights: np.ndarray, C: float) -> np.nda
     penalty = np.append(np.full(reduced.shape[1], 1 / C), 0.0)
     # A bound of the Hessian of the average problem: the log-loss curves by 1/4 at most.
     bound = 0.25 * with_one.T @ (weights.mean(axis=1)[:, None] * with_one) + np.diag(penalty)
-    found, converged = minimize(with_one, y, weights, penalty, np.linalg.inv(bound))
+    inverse = np.linalg.inv(bound)
+    found, converged = minimize(with_one, y, weights, penalty[:, None], lambda one, *_: inverse @ one)
     if not converged.all():
         words = f"{(~converged).sum()} of {len(converged)} logistic regressions have not converged at C = {C:g}."
         warnings.warn(f"{words} A smaller C, or columns of one scale, would mend it.", VlsaeWarning, stacklevel=3)

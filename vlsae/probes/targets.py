@@ -70,6 +70,11 @@ class Targets:
         """Whether a group holds more than one sample."""
         return bool(self.groups.max(initial=-1) + 1 < len(self))
 
+    @property
+    def has_factors(self) -> bool:
+        """Whether the data set knows its factors: a world that was drawn, where each sample is a new one."""
+        return self._factors is not None
+
     @cached_property
     def columns(self) -> dict[str, list[Any]]:
         """The columns of labels, by name."""
