@@ -116,7 +116,7 @@ def test_a_hub_that_does_not_answer_costs_seconds_and_leaves_its_cache(cache, fo
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", constants.ENDPOINT.rpartition("/")[0] + "/localhost:9")
+    monkeypatch.setattr(constants, "ENDPOINT", constants.ENDPOINT.rpartition("/")[0] + "/nowhere.invalid")
     start = time.monotonic()
     with pytest.raises(UserError, match="cannot be reached"):
         resolve("open_clip:ViT-B-32/laion2b_s34b_b79k")
