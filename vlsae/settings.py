@@ -25,6 +25,7 @@ SETTINGS: dict[str, Any] = {
     "seed": Seed,
     "limit": Count | None,
     "run": Word | None,
+    "dictionary": Word | dict[str, Any] | None,
     "runs_dir": str,
     "upstream": Annotated[str, OneOf("auto", "require")],
     "force": bool,
@@ -116,7 +117,7 @@ SETTINGS: dict[str, Any] = {
 OF_ENHANCE = ("image", "text")
 
 #: Settings that only some launchers and hardware have.
-OPTIONAL = ("launcher.jobs", "hardware.ranks", "hardware.quantisation")
+OPTIONAL = ("launcher.jobs", "hardware.ranks", "hardware.quantisation", "dictionary")
 
 
 def check(config: Mapping[str, Any]) -> None:

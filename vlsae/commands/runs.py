@@ -173,6 +173,54 @@ def resume(
     return resume_run(place) if sweep is None else resume_sweep(place, config_dir)
 
 
+@app.command("export")
+def export_dictionary(
+    dictionary: Annotated[str, typer.Argument(metavar="DICTIONARY", help="A training, a folder, or hub:ORG/NAME.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    form: Annotated[str, typer.Option("--format", help="vlsae, or saelens for cfg.json and sae_weights.")] = "vlsae",
+    stream: Annotated[
+        str | None, typer.Option("--stream", help="For saelens: the stream whose weights.", show_default=False)
+    ] = None,
+    runs_dir: RunsDir = None,
+    debug: Debug = False,
+) -> None:
+    """Write a dictionary with its model card into a folder, for others."""
+    from vlsae.dictionaries.sharing import export
+
+    typer.echo(str(export(dictionary, folder, form=form, stream=stream, root=runs_root(runs_dir))))
+
+
+@app.command("push")
+def push_dictionary(
+    dictionary: Annotated[str, typer.Argument(metavar="DICTIONARY", help="A training or a folder.")],
+    repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="A model repository on the Hub.")],
+    form: Annotated[str, typer.Option("--format", help="vlsae, or saelens for cfg.json and sae_weights.")] = "vlsae",
+    stream: Annotated[
+        str | None, typer.Option("--stream", help="For saelens: the stream whose weights.", show_default=False)
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.", show_default=False)] = False,
+    runs_dir: RunsDir = None,
+    debug: Debug = False,
+) -> None:
+    """Upload a dictionary with its model card to the Hub."""
+    import tempfile
+
+    from vlsae.dictionaries.sharing import push_to_hub
+
+    with tempfile.TemporaryDirectory(prefix="vlsae-push-") as scratch:
+        typer.echo(
+            push_to_hub(
+                dictionary,
+                repository,
+                Path(scratch),
+                form=form,
+                stream=stream,
+                private=not public,
+                root=runs_root(runs_dir),
+            )
+        )
+
+
 @app.command("rm")
 def rm(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs: paths, run ids, or …/latest.")],

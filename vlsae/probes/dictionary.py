@@ -6,7 +6,7 @@ n rows, d width, h concepts, F factors.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -49,6 +49,7 @@ class DictionaryProbe(Probe):
     Scored on at most ``rows`` held-out rows a stream with ``bootstrap`` resamples. ``counts`` are the concepts that
     sparse probes read, ``removed`` those that targeted removal takes out. ``runs`` names further dictionaries, which
     are scored on the same rows beside this one; those of its kind and size are matched concept by concept.
+    ``runs`` may name a folder, a Hub id, SAELens' layout or published weights as well (``dictionaries/references.py``).
     ``texts`` is how many samples run through a language model whose layer's tokens were coded, for the loss recovered.
     """
 
@@ -61,7 +62,7 @@ class DictionaryProbe(Probe):
         bootstrap: Annotated[int, Range(2)] = 200,
         counts: list[Annotated[int, Range(1)]] | None = None,
         removed: Annotated[int, Range(1)] = 5,
-        runs: list[str] | None = None,
+        runs: list[str | dict] | None = None,
         texts: Annotated[int, Range(0)] = 64,
     ) -> None:
         self.rows, self.bootstrap, self.removed, self.texts = rows, bootstrap, removed, texts
@@ -256,20 +257,18 @@ def _some(rows: np.ndarray, most: int, generator: np.random.Generator) -> np.nda
     return rows if len(rows) <= most else rows[np.sort(generator.choice(len(rows), most, replace=False))]
 
 
-def _opened(reference: str, beside: TrainedDictionary) -> TrainedDictionary:
-    """Return another run's dictionary; ``UserError`` unless it reads the same sites."""
-    from vlsae.dictionaries import AuxiliaryAutoencoder, from_pretrained
-    from vlsae.runs import resolve, runs_root
-    from vlsae.runs.files import load_json
+def _opened(reference: Any, beside: TrainedDictionary) -> TrainedDictionary:
+    """Return another dictionary; ``UserError`` where it says that it reads other sites."""
+    from vlsae.dictionaries.references import load_dictionary
+    from vlsae.runs import runs_root
 
     root = runs_root(None) if beside.path is None else beside.path.parents[2]
-    path = resolve(reference, root, "train")
-    facts: Mapping[str, Any] = load_json((path / "dictionary" / "input.json").read_text(encoding="utf-8"))
-    if facts["sites"] != dict(beside.sites):
-        raise UserError(f"{reference} reads {facts['sites']}, the dictionary beside it {dict(beside.sites)}.")
-    auxiliary = AuxiliaryAutoencoder.from_pretrained(path / "auxiliary").eval() if facts["auxiliary"] else None
-    run_id = "/".join(path.parts[-3:])
-    return TrainedDictionary(from_pretrained(path / "dictionary").eval(), facts["sites"], auxiliary, path, run_id)
+    found = load_dictionary(reference, root)
+    if found.sites is not None and dict(found.sites) != dict(beside.sites):
+        raise UserError(f"{reference} reads {found.sites}, the dictionary beside it {dict(beside.sites)}.")
+    run = found.path.parent if (found.path.parent / "manifest.json").is_file() else None
+    name = str(found.path) if run is None else "/".join(run.parts[-3:])
+    return TrainedDictionary(found.dictionary, dict(beside.sites), found.auxiliary, run, name)
 
 
 def _compared(trained: TrainedDictionary, result: Result) -> Any:

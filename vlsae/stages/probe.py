@@ -13,11 +13,15 @@ from vlsae.stages.upstream import require
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vlsae.dictionaries.references import Referenced
     from vlsae.probes.base import Probe, Representations, TrainedDictionary
     from vlsae.probes.targets import Targets
     from vlsae.runs import Run
 
 SCHEMA = 1
+
+#: Rows by which it is seen whether a dictionary of elsewhere reads such.
+LOOKED_AT = 4096
 
 #: Stages whose runs ``--run`` may name.
 INPUTS = ("extract", "train")
@@ -38,6 +42,7 @@ def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
         return []
     named = _named(config, probe)
     base = _base(config, named)
+    _check_dictionary(config, probe, named)
     _check(config, probe, named, base)
     own = [] if named is not None else [_main(config, probe)]
     return own + [("extract", variant) for variant in _variants(config, probe, base).values()]
@@ -63,6 +68,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         "limit": config["limit"],
         "split": dict(config["split"]),
         "run": config.get("run"),
+        "dictionary": config.get("dictionary"),
     }
 
 
@@ -107,7 +113,7 @@ def _check(config: Mapping[str, Any], probe: Probe, named: Run | None, base: Map
 
     sites = config["extract"]["sites"]
     if named is None:
-        if probe.reads == "representations":
+        if probe.reads == "representations" and not config.get("dictionary"):
             expand_sites(build(base["model"]), sites)
         samples = build(base["dataset"]).table.data.table
     else:
@@ -126,7 +132,7 @@ def _named(config: Mapping[str, Any], probe: Probe) -> Run | None:
     if not config.get("run"):
         return None
     named = input_run(config["run"], runs_root(config["runs_dir"]))
-    fitting = ("train",) if probe.reads == "dictionary" else INPUTS
+    fitting = ("train",) if probe.reads == "dictionary" and not config.get("dictionary") else INPUTS
     if named.stage not in fitting:
         raise UserError(
             f"{named.id} is a run of the stage {named.stage}; {_words(config)} reads a run of {' or '.join(fitting)}.",
@@ -149,6 +155,10 @@ def _base(config: Mapping[str, Any], named: Run | None) -> Mapping[str, Any]:
 def _main(config: Mapping[str, Any], probe: Probe) -> tuple[str, Mapping[str, Any]]:
     """Return the stage that makes what the probe reads, with its configuration."""
     kept = {name: value for name, value in config.items() if name != "probe"}
+    if config.get("dictionary"):
+        found = _referenced(config)
+        sites = [found.site(stream) for stream in found.sites or ("vision",)]
+        return "extract", _extraction(config, config, extract={**config["extract"], "sites": sites})
     if probe.reads == "representations":
         return "extract", _extraction(config, config)
     sites = config["extract"]["sites"]
@@ -182,7 +192,9 @@ def _read(config: Mapping[str, Any], run: Run, probe: Probe, device: str) -> tup
     else:
         run.add_parent(named.id)
     dictionary = None
-    if named.stage == "train":
+    if config.get("dictionary"):
+        dictionary = _foreign(config, named)
+    elif named.stage == "train":
         dictionary = _dictionary(named)
         named = _extraction_of(named)
     variants = {
@@ -232,6 +244,35 @@ def _dictionary(named: Run) -> TrainedDictionary:
     auxiliary = AuxiliaryAutoencoder.from_pretrained(named.path / "auxiliary").eval() if facts["auxiliary"] else None
     dictionary = from_pretrained(named.path / "dictionary").eval()
     return TrainedDictionary(dictionary, facts["sites"], auxiliary, named.path, named.id)
+
+
+def _referenced(config: Mapping[str, Any]) -> Referenced:
+    from vlsae.dictionaries.references import load_dictionary
+    from vlsae.runs import runs_root
+
+    return load_dictionary(config["dictionary"], runs_root(config["runs_dir"]))
+
+
+def _check_dictionary(config: Mapping[str, Any], probe: Probe, named: Run | None) -> None:
+    """Refuse a dictionary for a probe that reads none, and beside the run of another one."""
+    if not config.get("dictionary"):
+        return
+    if named is not None and named.stage == "train":
+        raise UserError(f"dictionary= and --run {named.id} both name a dictionary.", "Leave out one of them.")
+    _referenced(config)
+
+
+def _foreign(config: Mapping[str, Any], extraction: Run) -> TrainedDictionary:
+    """Return the dictionary that ``dictionary=`` names, after a look at whether these are rows such as it reads."""
+    from vlsae.probes.base import TrainedDictionary
+    from vlsae.representations import Store
+
+    found = _referenced(config)
+    store = Store.open(extraction.path / "representations")
+    sites = {stream: found.site(stream) for stream in found.sites or store.streams}
+    some = {stream: store.read(site, range(min(LOOKED_AT, store.site(site).rows))) for stream, site in sites.items()}
+    found.check(some)
+    return TrainedDictionary(found.dictionary, sites, found.auxiliary, None, str(config["dictionary"]))
 
 
 def _input(named: Run) -> dict[str, Any]:

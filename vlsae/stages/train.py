@@ -27,6 +27,9 @@ SCHEMA = 1
 #: A store up to this size is hashed before it is trained on, a matter of seconds; a larger one where verify=true.
 VERIFIED_BYTES = 4 << 30
 
+#: The loop hands its metrics to the logger itself.
+LOGS_ITSELF = True
+
 #: Settings of the train node that change nothing in what is learned.
 NOT_IDENTITY = ("log_every", "checkpoint_every", "evaluate")
 
@@ -131,7 +134,6 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
     objective, readers = made(config, store, readers, width)
     dictionary, making = learned(objective, readers, config, run, second)
     dictionary.save_pretrained(run.path / "dictionary")
-    _describe_input(run.path / "dictionary", upstream.id, store.attributes.get("model"), sites, auxiliary is not None)
     rows = held_out.rows(
         store,
         sites,
@@ -139,6 +141,7 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
         limit=settings["evaluate"]["rows"],
         seed=config["seed"],
     )
+    _describe_input(run.path / "dictionary", upstream.id, store, sites, auxiliary is not None, rows.values)
     if auxiliary is not None:
         rows = rows.mapped(auxiliary.encode)
     metrics = held_out.measure(dictionary, rows, config, run)
@@ -276,8 +279,17 @@ def _fit_auxiliary(
 
 
 def _describe_input(
-    folder: Path, extraction: str, model: str | None, sites: Mapping[str, str], auxiliary: bool
+    folder: Path, extraction: str, store: Any, sites: Mapping[str, str], auxiliary: bool, rows: Mapping[str, Any]
 ) -> None:
     """Write beside the weights which representations they read, for those who load the dictionary elsewhere."""
-    facts = {"extraction": extraction, "model": model, "sites": dict(sites), "auxiliary": auxiliary}
-    (folder / "input.json").write_text(json.dumps(facts, indent=2) + "\n")
+    from vlsae.dictionaries.references import INPUT, statistics_of
+
+    facts = {
+        "extraction": extraction,
+        "model": store.attributes.get("model"),
+        "sites": dict(sites),
+        "pooling": {stream: store.sites[site].pooling for stream, site in sites.items()},
+        "auxiliary": auxiliary,
+        "statistics": statistics_of(rows),
+    }
+    (folder / INPUT).write_text(json.dumps(facts, indent=2) + "\n")
