@@ -12,6 +12,7 @@ from tiny_lm import CHAT, FAMILIES, LAYERS, TEXTS, WIDTH, original, write_lm
 from vlsae.errors import MissingFile, UserError
 from vlsae.models import LM, TokenSelection, expand_sites
 from vlsae.models.base import ROLES
+from vlsae.models.length_groups import length_groups
 from vlsae.testing import check
 
 ALL = TokenSelection(pooling="tokens", include="all")
@@ -364,3 +365,30 @@ def test_a_filled_cache_serves_the_hub_offline(folders, tmp_path, monkeypatch):
     assert cached.digest() == local.digest()
     batch = cached.prepare(texts=TEXTS)
     assert torch.equal(cached.logits(batch), local.logits(batch))
+
+
+@pytest.mark.parametrize("selection", [TokenSelection(), TokenSelection("mean"), TokenSelection("tokens", "all")])
+def test_groups_of_like_length_give_the_same_rows(llama, selection):
+    texts = [("word " * (1 + number * 7 % 23)).strip() for number in range(60)]
+    batch = llama.prepare(texts=texts)
+    sites = ["language.1", "language.embedding"]
+    whole, grouped = llama.represent(batch, sites, selection), llama.represent_in_groups(batch, sites, selection)
+    for site in sites:
+        torch.testing.assert_close(grouped[site].values, whole[site].values, rtol=1e-4, atol=1e-4)
+        for name in ("sample", "position", "token", "role"):
+            one, other = getattr(whole[site], name), getattr(grouped[site], name)
+            assert (one is None and other is None) or torch.equal(one, other)
+
+
+def test_groups_hold_texts_of_like_length():
+    lengths = torch.tensor([5, 100, 6] * 20)
+    groups = length_groups(lengths)
+    assert sorted(torch.cat(groups).tolist()) == list(range(60))
+    assert [sorted(set(lengths[group].tolist())) for group in groups] == [[5, 6], [100]]
+    assert len(length_groups(torch.tensor([1, 50, 100]))) == 1
+
+
+def test_a_text_without_content_is_named_by_its_place_in_the_batch(tmp_path):
+    bare = LM(checkpoint=str(write_lm(tmp_path / "bare", bos=False)))
+    with pytest.raises(UserError, match="Text 20 of the batch"):
+        bare.represent_in_groups(bare.prepare(texts=["some words"] * 20 + ["a"]), ["language.1"])

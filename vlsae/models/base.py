@@ -111,6 +111,12 @@ class Model(ABC):
     def represent(self, batch: Batch, sites: Iterable[str], tokens: TokenSelection | None = None) -> dict[str, Rows]:
         """Run the model no further than needed and return the rows of each site."""
 
+    def represent_in_groups(
+        self, batch: Batch, sites: Iterable[str], tokens: TokenSelection | None = None
+    ) -> dict[str, Rows]:
+        """As ``represent``, free to run the items of a batch in groups where that is cheaper."""
+        return self.represent(batch, sites, tokens)
+
     @abstractmethod
     def edit(self, site: str, function: Callable[[Any], Any]) -> AbstractContextManager[None]:
         """Within the context, replace the hidden states ``(b, s, d)`` at a site by ``function`` of them."""

@@ -224,6 +224,28 @@ class LM(Model):
             rows[EMBEDDING] = pooled(output.last_hidden_state)
         return {site: rows[site] for site in wanted}
 
+    def represent_in_groups(
+        self, batch: Batch, sites: Iterable[str], tokens: TokenSelection | None = None
+    ) -> dict[str, Rows]:
+        """Return the rows of each site, the texts run in groups of like length: the same numbers up to rounding.
+
+        Raises:
+            UserError: as :meth:`represent`.
+        """
+        from vlsae.models.length_groups import joined, length_groups, part_of
+        from vlsae.models.token_rows import TokenRows, check_selection
+
+        wanted, selection = [sites] if isinstance(sites, str) else list(sites), tokens or TokenSelection()
+        check_selection(selection)
+        lengths = self._inputs(batch)["attention_mask"].sum(dim=1).cpu()
+        where = self._positions(batch)(0, 0)
+        # Before the groups, in which texts have other numbers than in the batch.
+        TokenRows("language", selection, lambda items, length: where, None, text_default="last").kept(where)
+        parts = [
+            (numbers, self.represent(part_of(batch, numbers), wanted, selection)) for numbers in length_groups(lengths)
+        ]
+        return {site: joined([(numbers, rows[site]) for numbers, rows in parts]) for site in wanted}
+
     def edit(self, site: str, function: Callable[[Any], Any]) -> AbstractContextManager[None]:
         """Within the context, replace the hidden states ``(b, s, d)`` at a site by ``function`` of them.
 

@@ -59,14 +59,7 @@ class TokenRows:
         from vlsae.representations.pooling import pool
 
         where = self.positions(*hidden.shape[:2])
-        kept = _kept(where, self.include)
-        filled = kept.any(dim=1)
-        if self.pooling in ("mean", "last", "tokens") and not bool(filled.all()):
-            kind = "answer" if self.include == "answer" else "content"
-            raise UserError(
-                f"Text {int((~filled).nonzero()[0])} of the batch has no {kind} token.",
-                "Leave such texts out, or use pooling=eot or include=all.",
-            )
+        kept = self.kept(where)
         rows = pool(
             hidden,
             kept.to(hidden.device),
@@ -83,6 +76,18 @@ class TokenRows:
         if where.answer is not None:
             role = role.masked_fill(where.answer, ROLES.index("answer"))
         return Rows(values, sample, position, where.token[sample, position], role[sample, position])
+
+    def kept(self, where: Positions) -> Tensor:
+        """Return which positions are pooled or kept ``(b, s)``; ``UserError`` where an item that needs one has none."""
+        kept = _kept(where, self.include)
+        filled = kept.any(dim=1)
+        if self.pooling in ("mean", "last", "tokens") and not bool(filled.all()):
+            kind = "answer" if self.include == "answer" else "content"
+            raise UserError(
+                f"Text {int((~filled).nonzero()[0])} of the batch has no {kind} token.",
+                "Leave such texts out, or use pooling=eot or include=all.",
+            )
+        return kept
 
 
 def _kept(where: Positions, include: str) -> Tensor:

@@ -126,7 +126,7 @@ class _Work:
         parts: list[Part] = []
         pictures: list[bytes | None] = []
         for samples, batch, small in prepared:
-            found = self.model.represent(batch, self.sites, self.tokens)
+            found = self.model.represent_in_groups(batch, self.sites, self.tokens)
             parts.append((samples, {site: replace(rows, values=rows.values.cpu()) for site, rows in found.items()}))
             pictures.extend(small)
             advance(len(samples.samples))
