@@ -73,6 +73,8 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         writer = csv.DictWriter(file, ["image", "text"])
         writer.writeheader()
         writer.writerows(rows)
+    arrays = tmp_path_factory.mktemp("arrays") / "all.npz"
+    np.savez(arrays, images=np.zeros((4, 6, 5), np.uint8), labels=np.arange(4))
     clip = str(write_clip(tmp_path_factory.mktemp("clip")))
     network = tmp_path_factory.mktemp("network") / "network.safetensors"
     save_file(get_model(NETWORK, weights=None).state_dict(), network)
@@ -81,6 +83,7 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         "captions": {"path": str(folder)},
         "image_folder": {"path": str(folder)},
         "hub": {"path": str(folder / "captions.csv")},
+        "image_arrays": {"path": str(arrays)},
         "ucf101": {"path": str(folder)},
         "clip": {"checkpoint": f"path:{clip}"},
         "align": {"architecture": clip},

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,12 +15,13 @@ from vlsae.datasets.base import Skipped
 from vlsae.datasets.faults import OnError
 from vlsae.datasets.gather import Sample, gather
 from vlsae.datasets.gathered import Gathered
-from vlsae.datasets.label_values import Label, typed
-from vlsae.datasets.layout import read_layout
+from vlsae.datasets.label_values import typed
+from vlsae.datasets.layout import in_turn, read_layout
 from vlsae.datasets.metadata import read_metadata
 from vlsae.datasets.pictured import Check, Pictured
 from vlsae.datasets.tables import Rows
-from vlsae.errors import MissingFile, UserError, unknown
+from vlsae.datasets.templates import fields_of, filled
+from vlsae.errors import MissingFile, UserError
 
 Splits = Annotated[str, OneOf("auto", "ignore")]
 
@@ -118,7 +118,9 @@ class Folder(Gathered):
                     problems.append(Skipped(sample.place, "lies in no folder of a class, and others do"))
                     continue
             kept.append(sample)
-        return _in_turn(self._with_texts(kept, problems)), problems
+        usable = self._with_texts(kept, problems)
+        keys = [(sample.split, next(iter(sample.labels.values()), None)) for sample in usable]
+        return [usable[number] for number in in_turn(keys)], problems
 
     def labels(self, samples: Sequence[Sample]) -> dict[str, list[Any]]:
         """Return the columns of labels, each of one type."""
@@ -159,32 +161,17 @@ class Folder(Gathered):
         template = self.dataset.template
         if template is None:
             return list(samples)
-        fields = _FIELD.findall(template)
         known = list(dict.fromkeys(name for sample in samples for name in sample.labels))
-        if not fields:
-            raise UserError(
-                f"dataset.template={template!r} names no label.", f"Write one in braces: {{{(known or ['class'])[0]}}}"
-            )
-        for name in fields:
-            if samples and name not in known:
-                raise unknown("label for dataset.template", name, known)
+        fields = fields_of(template, known) if samples else []
         kept = []
         for sample in samples:
             missing = [name for name in fields if sample.labels.get(name) is None]
             if not sample.texts and missing:
                 problems.append(Skipped(sample.place, f"has no {missing[0]} to make a text of"))
                 continue
-            sample.texts = sample.texts or [_filled(template, sample.labels)]
+            sample.texts = sample.texts or [filled(template, sample.labels)]
             kept.append(sample)
         return kept
-
-
-#: A label's name in a template.
-_FIELD = re.compile(r"\{(\w+)\}")
-
-
-def _filled(template: str, labels: Mapping[str, Label | None]) -> str:
-    return _FIELD.sub(lambda field: str(labels[field[1]]).replace("_", " "), template)
 
 
 def _elsewhere(paths: Sequence[Path]) -> str | None:
@@ -195,14 +182,3 @@ def _elsewhere(paths: Sequence[Path]) -> str | None:
         if any(path.name.lower().endswith(suffix) for path in paths):
             return f"Pictures in {suffix.lstrip('.')} files are read by {words}"
     return f"Pictures end in {', '.join(SUFFIXES)}."
-
-
-def _in_turn(samples: Sequence[Sample]) -> list[Sample]:
-    """Put the first of each split and class in front, then the second of each, and so on."""
-    seen: dict[tuple[Any, ...], int] = {}
-    ranks = []
-    for sample in samples:
-        key = (sample.split, next(iter(sample.labels.values()), None))
-        ranks.append(seen.get(key, 0))
-        seen[key] = ranks[-1] + 1
-    return [samples[number] for number in sorted(range(len(samples)), key=ranks.__getitem__)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from vlsae.datasets.values import SPLIT_NAMES
@@ -62,3 +62,13 @@ def _shared(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     first, last = min(folders), max(folders)
     length = next((depth for depth, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
     return first[:length]
+
+
+def in_turn(keys: Sequence[Hashable]) -> list[int]:
+    """Return the numbers of rows, the first of each key in front, then the second of each, and so on."""
+    seen: dict[Hashable, int] = {}
+    ranks = []
+    for key in keys:
+        ranks.append(seen.get(key, 0))
+        seen[key] = ranks[-1] + 1
+    return sorted(range(len(keys)), key=ranks.__getitem__)
