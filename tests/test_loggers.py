@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from run_factory import new_run
 
+from vlsae import plugins
+from vlsae.cli import main
 from vlsae.config import build, compose, resolved
 from vlsae.environment import with_environment
 from vlsae.loggers import NoLogger, WandB, started
+from vlsae.reporting.figures import canvas
 from vlsae.runs import Measure, claim
 
 
@@ -54,12 +59,39 @@ def test_a_run_starts_and_finishes_its_logger(tmp_path, monkeypatch):
     assert kept[2:] == [(run.id, 5), ({}, 1)]
 
 
+def test_every_stage_is_logged_once(runs_dir, monkeypatch):
+    kept = []
+    monkeypatch.setattr(NoLogger, "start", lambda self, run_id, folder, config: kept.append(run_id))
+    monkeypatch.setattr(
+        NoLogger, "describe", lambda self, lineage: kept.append((lineage["run_id"], lineage["parents"]))
+    )
+    tiny = ["--plugin", str(Path(__file__).parent / "plugin_files" / "tiny_parts.py"), "model=tiny", "dataset.n=60"]
+    quick = ["train.epochs=1", "train.batch_size=16", "train.evaluate.bootstrap=2", "train.evaluate.names=false"]
+    with plugins.loaded():
+        assert main(["train", *tiny, "objective=my_sae", *quick, "--name", "one"]) == 0
+    train, extract = "train/one/v0001", "extract/tiny-shapes/v0001"
+    assert kept == [train, extract, (extract, []), (train, [extract])]
+
+
 @pytest.mark.slow
-def test_an_offline_run_lies_in_the_runs_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("upload_media", [False, True])
+def test_an_offline_run_holds_metrics_lineage_and_media_where_allowed(tmp_path, monkeypatch, upload_media):
     monkeypatch.setenv("WANDB_SILENT", "true")
-    logger = WandB()
-    logger.start("train/clip-shapes/v0001", str(tmp_path), {"seed": 0})
-    logger.log(1, 0.5, "train", {"loss": 1.0})
-    logger.finish({"loss": 1.0, "undefined": None})
-    files = [path.name for path in tmp_path.rglob("*.wandb")]
-    assert files == ["run-train-clip-shapes-v0001.wandb"]
+    run = new_run(tmp_path, "one", "train", config="seed: 5\n", parents=["extract/parent/v0007"])
+    (run.path / "figures").mkdir()
+    (run.path / "report.html").write_text("<p>page</p>")
+    with canvas("curve") as (axes, drawn):
+        axes.plot([1, 2])
+    (run.path / "figures/curve.png").write_bytes(drawn.png)
+    config = {"logger": {"_target_": "vlsae.loggers.WandB", "project": "words", "upload_media": upload_media}}
+    with started(config, run) as logger:
+        logger.log(1, 0.5, "train", {"loss/vision": 1.0})
+        run.write_summary({"final/number": Measure(0.25)})
+    (file,) = run.path.rglob("*.wandb")
+    assert file.name == "run-train-one-v0001.wandb"
+    content = file.read_bytes()
+    for expected in ("train/loss/vision", "train/one/v0001", "extract/parent/v0007", "final/number", "words"):
+        assert expected.encode() in content, expected
+    media = sorted(path.suffix for path in run.path.rglob("files/media/**/*") if path.is_file())
+    assert media == ([".html", ".png"] if upload_media else [])
+    run.interrupt()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from vlsae.bounds import OneOf
@@ -13,6 +15,10 @@ from vlsae.errors import UserError
 
 if TYPE_CHECKING:
     from vlsae.runs import Run
+
+
+#: Bytes of a W&B log that holds nothing yet, and how long one is waited for.
+HEADER_BYTES, SETTLE_SECONDS = 7, 20.0
 
 
 class Logger(ABC):
@@ -30,6 +36,14 @@ class Logger(ABC):
     def finish(self, summary: Mapping[str, float | None], exit_code: int = 0) -> None:
         """Log the final numbers and close."""
 
+    def describe(self, lineage: Mapping[str, Any]) -> None:
+        """Log what the run was made from, known once it is done: its id, parents, fingerprint and command."""
+        return
+
+    def media(self, folder: str) -> None:
+        """Log the figures and the page that lie in the run's folder, where the user allowed it."""
+        return
+
 
 class NoLogger(Logger):
     """Logs nothing more."""
@@ -45,7 +59,11 @@ class NoLogger(Logger):
 
 
 class WandB(Logger):
-    """Weights & Biases; ``mode=offline`` writes into the run's folder and sends nothing."""
+    """Weights & Biases; ``mode=offline`` writes into the run's folder and sends nothing.
+
+    Metrics, configuration and lineage are logged. Figures and the report, which may show the data, only with
+    ``upload_media``.
+    """
 
     def __init__(
         self,
@@ -54,11 +72,13 @@ class WandB(Logger):
         entity: str | None = None,
         mode: Annotated[str, OneOf("offline", "online", "disabled")] = "offline",
         tags: Sequence[str] = (),
+        upload_media: bool = False,
     ) -> None:
         self.project = project
         self.entity = entity
         self.mode = mode
         self.tags = list(tags)
+        self.upload_media = upload_media
         self._run: Any = None
 
     def start(self, run_id: str, folder: str, config: Mapping[str, Any]) -> None:
@@ -79,6 +99,8 @@ class WandB(Logger):
                 resume="allow" if self.mode == "online" else None,
                 dir=folder,
                 config=dict(config),
+                # An upstream run that this one makes has a W&B run of its own at the same time.
+                reinit="create_new",
                 # Git state and the command are in the manifest; nothing of the machine is collected.
                 settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
             )
@@ -91,13 +113,44 @@ class WandB(Logger):
         named = {f"{split}/{name}": value for name, value in values.items()}
         self._run.log({**named, "epoch": epoch, "global_step": step})
 
+    def describe(self, lineage: Mapping[str, Any]) -> None:
+        """Put the lineage beside the configuration, under ``lineage``."""
+        self._run.config.update({"lineage": dict(lineage)}, allow_val_change=True)
+
+    def media(self, folder: str) -> None:
+        """Log ``figures/*.png`` and ``report.html``, only with ``upload_media``."""
+        if not self.upload_media:
+            return
+        import wandb
+
+        figures = sorted(Path(folder).glob("figures/*.png"))
+        content: dict[str, Any] = {f"figures/{file.stem}": wandb.Image(str(file)) for file in figures}
+        page = Path(folder) / "report.html"
+        if page.is_file():
+            content["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+        if content:
+            self._run.log(content)
+
     def finish(self, summary: Mapping[str, float | None], exit_code: int = 0) -> None:
         """Write the summary and close; online, waits until all is sent."""
         if self._run is None:
             return
         self._run.summary.update({name: value for name, value in summary.items() if value is not None})
         self._run.finish(exit_code=exit_code)
+        if self.mode == "offline":
+            _settle(Path(self._run.dir).parent)
         self._run = None
+
+
+def _settle(folder: Path) -> None:
+    """Wait until the log of an offline run is written whole: W&B's own process writes it after ``finish`` returns."""
+    sizes: list[int] = []
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        sizes.append(sum(file.stat().st_size for file in folder.glob("*.wandb")))
+        if sizes[-1] > HEADER_BYTES and len(sizes) > 3 and len(set(sizes[-4:])) == 1:
+            return
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -119,6 +172,8 @@ def started(config: Mapping[str, Any], run: Run) -> Iterator[Logger]:
     except BaseException:
         logger.finish({}, exit_code=1)
         raise
+    logger.describe({name: run.manifest[name] for name in ("run_id", "parents", "fingerprint", "command", "seeds")})
+    logger.media(str(run.path))
     logger.finish(_summary(run))
 
 

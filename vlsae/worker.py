@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -48,11 +48,16 @@ def run_stage(run: Run | str | Path) -> Run:
 
 def _work(run: Run, log: logging.Handler) -> None:
     from vlsae.config import load, resolved
+    from vlsae.loggers import started
     from vlsae.stages.launch import stage_module
 
     logger.info("%s starts", run.id)
     try:
-        stage_module(run.stage).run(resolved(load(run.path)), run)
+        module, config = stage_module(run.stage), resolved(load(run.path))
+        # A training hands its logger to the loop; of other stages what came out is logged.
+        logs = "logger" in config and not getattr(module, "LOGS_ITSELF", False)
+        with started(config, run) if logs else nullcontext():
+            module.run(config, run)
     except KeyboardInterrupt:
         logger.warning("%s was interrupted; `vlsae runs resume %s` goes on", run.id, run.id)
         raise
