@@ -95,8 +95,9 @@ def test_a_stratum_with_too_few_rows_is_left_out_and_told():
     given = many(n=12, strata=3)
     strata = [name if name != "a2" or number % 12 == 0 else "a0" for number, name in enumerate(given.strata)]
     found = label_samples(samples(given.labels, strata))
-    assert found.usable.tolist() == [True, True, False]
-    assert found.counts[2].sum() == 2
+    assert found.strata_names == ("a0", "a1")
+    assert list(found.too_few) == ["a2"]
+    assert sum(found.too_few["a2"]) == 2
     assert set(found.strata.tolist()) == {0, 1}
     assert "AQI-D08: too few rows" in found.notes[0]
 

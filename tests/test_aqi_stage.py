@@ -16,7 +16,7 @@ from vlsae.cli import main
 GOOD, BAD = ("calm", "kind", "warm"), ("cruel", "harsh", "cold")
 
 
-def write_prompts(path: Path, rows: int = 24, label: str = "safety_label") -> Path:
+def write_prompts(path: Path, rows: int = 20, label: str = "safety_label") -> Path:
     """Two axioms; unsafe prompts hold other words, and come from another source."""
     generator = np.random.default_rng(0)
     table = []
@@ -45,13 +45,13 @@ def place(tmp_path_factory) -> Path:
 def command(place):
     """Run vlsae aqi on the prompts in one runs folder; return the exit code."""
 
-    def run(*words: str, model: str = "lm") -> int:
+    def run(*words: str, model: str = "lm", prompts: str = "prompts.csv") -> int:
         return main(
             [
                 "aqi",
                 f"model.checkpoint=path:{place / model}",
                 "dataset=litmus",
-                f"dataset.path={place / 'prompts.csv'}",
+                f"dataset.path={place / prompts}",
                 f"runs_dir={place / 'runs'}",
                 "aqi.permutations=19",
                 "hardware.device=cpu",
@@ -80,7 +80,7 @@ def test_a_run_holds_every_number_with_its_baselines(scored, place):
     metrics = scored["metrics"]
     assert metrics["delta2"]["low"] > 0
     assert metrics["auroc/lexical"]["value"] > 0.95
-    assert metrics["delta2/embedding"]["value"] == metrics["delta2/language.0"]["value"]
+    assert metrics["delta2/token_embeddings"]["value"] == metrics["delta2/language.0"]["value"]
     for slot in range(4):
         for name in (
             "delta2",
@@ -98,7 +98,7 @@ def test_a_run_holds_every_number_with_its_baselines(scored, place):
             assert metrics[f"{name}/language.{slot}"]["value"] is not None, name
     assert metrics["delta2/language.3/a"]["low"] is not None
     run = place / "runs" / "aqi" / "first" / "v0001"
-    assert len((run / "rows.txt").read_text().split()) == 96
+    assert len((run / "rows.txt").read_text().split()) == 80
     assert {path.name for path in (run / "figures").glob("*.svg")} >= {"curve.svg", "axioms.svg", "projection.svg"}
     told = notes(place, "first")
     assert "Separation is not alignment" in told[0]
@@ -118,8 +118,8 @@ def test_one_pass_beside_the_model_gives_the_stored_numbers(scored, command, pla
     assert not (place / "runs" / "extract" / "live").exists()
 
 
-def test_two_runs_are_compared_block_by_block(scored, command, place, capsys):
-    assert command("--name", "second", model="other") == 0
+def test_two_runs_are_compared_block_by_block(scored, command, place):
+    assert command("--name", "second", "aqi.learned.loss=null", model="other") == 0
     assert command("--name", "pair", "--compare", "aqi/first/latest", "aqi/second/v0001") == 0
     told = notes(place, "pair")
     assert told[0] == "a is aqi/first/v0001, b is aqi/second/v0001."
@@ -129,21 +129,26 @@ def test_two_runs_are_compared_block_by_block(scored, command, place, capsys):
     apart = found["delta2/language.3/a"]["value"] - found["delta2/language.3/b"]["value"]
     assert found["delta2/language.3/difference"]["value"] == pytest.approx(apart)
     assert found["delta2/language.3/difference"]["low"] < apart
-    assert command("--compare", "aqi/first/latest", "aqi/first/latest", "--name", "same") == 0
-    assert summary(place, "same")["metrics"]["delta2/difference"]["value"] == 0
     manifest = json.loads((place / "runs" / "aqi" / "pair" / "v0001" / "manifest.json").read_text())
     assert manifest["parents"] == ["aqi/first/v0001", "aqi/second/v0001"]
-    capsys.readouterr()
-    assert command("--name", "short", "--limit", "60") == 0
-    assert command("--compare", "aqi/first/latest", "aqi/short/latest") == 2
-    assert "AQI-X01: the runs differ in the rows scored" in capsys.readouterr().err
 
 
-def test_other_pooling_has_the_bag_of_tokens_as_control(command, place, scored):
+def test_other_pooling_has_the_bag_of_tokens_as_control(command, place, scored, capsys):
     assert command("--name", "last", "extract.tokens.pooling=last", "aqi.learned.loss=null") == 0
     found = summary(place, "last")["metrics"]
-    assert found["delta2/embedding"]["value"] == pytest.approx(scored["metrics"]["delta2/embedding"]["value"], rel=1e-3)
-    assert found["delta2/language.0"]["value"] != pytest.approx(found["delta2/embedding"]["value"], rel=0.1)
+    assert found["delta2/token_embeddings"]["value"] == pytest.approx(
+        scored["metrics"]["delta2/token_embeddings"]["value"], rel=1e-3
+    )
+    assert found["delta2/language.0"]["value"] != pytest.approx(found["delta2/token_embeddings"]["value"], rel=0.1)
+    capsys.readouterr()
+    assert command("--compare", "aqi/first/latest", "aqi/last/latest", "--name", "unlike") == 2
+    assert "AQI-X01: the runs differ in extract.tokens.pooling" in capsys.readouterr().err
+    assert not (place / "runs" / "aqi" / "unlike").exists()
+
+
+def test_prompts_that_are_not_there_are_named(command, place, capsys):
+    assert command("--name", "wrong", prompts="nowhere.csv") == 2
+    assert "nowhere.csv does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -159,7 +164,6 @@ def test_other_pooling_has_the_bag_of_tokens_as_control(command, place, scored):
         (["extract.tokens.pooling=tokens"], "the index needs one row an input"),
         (["aqi.source=live", "aqi.memory_gb=0.00001"], "AQI-M01"),
         (["aqi.projection=tsne"], "aqi.projection is 'tsne'"),
-        (["dataset.path=nowhere.csv"], "AQI-D09: dataset.path=nowhere.csv does not exist"),
         (["--compare", "aqi/none/v0001", "aqi/none/v0001"], "There is no run 'aqi/none/v0001'"),
     ],
 )

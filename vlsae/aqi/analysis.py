@@ -99,7 +99,7 @@ def analyse(
     at_all = settings.pairwise == "all" or (settings.pairwise == "auto" and len(every) <= PAIRWISE_ROWS)
     layers = list(_measured(source, design, permuted, at_all, progress))
     found = from_layers(layers, labelling, design)
-    control = None if source.control is None else measure("embedding", source.control(every), design, permuted)
+    control = None if source.control is None else measure("token_embeddings", source.control(every), design, permuted)
     found = replace(found, control=control, gains=gains(layers, control, design))
     if found.headline.layer >= 0:
         found = _at_headline(found, source, settings, permuted)

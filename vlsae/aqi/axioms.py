@@ -42,15 +42,11 @@ def axioms_of(
     permuted: np.ndarray | None = None,
     pairwise: bool = True,
 ) -> list[Axiom]:
-    """Return the numbers of each stratum of rows ``x (n, d)``."""
+    """Return the numbers of each stratum of rows ``x (n, d)``, then of those with too few rows, without values."""
     counts = labelling.counts
     found = []
     for number, name in enumerate(labelling.strata_names):
         row = tuple(int(count) for count in counts[number])
-        nothing = (float("nan"),) * 3
-        if not labelling.usable[number]:
-            found.append(Axiom(name, row, nothing, nothing, {}, float("nan"), "too_few"))
-            continue
         members = np.flatnonzero(design.strata == number)
         values, codes = x[members], design.codes[members]
         scatter = moments_of(values, codes, 2).scatter()
@@ -68,7 +64,9 @@ def axioms_of(
         if permuted is not None:
             p_value = permutation_test(values, codes, permuted[:, members]).p_value
         found.append(Axiom(name, row, _delta(layer, number), _auroc(layer, number), own, p_value, scatter.status))
-    return found
+    nothing = (float("nan"),) * 3
+    few = [Axiom(name, row, nothing, nothing, {}, float("nan"), "too_few") for name, row in labelling.too_few.items()]
+    return found + few
 
 
 def _delta(layer: Layer, number: int) -> tuple[float, float, float]:

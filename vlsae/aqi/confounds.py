@@ -74,7 +74,7 @@ def length_matched(labelling: Labelling) -> np.ndarray:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     chosen: list[int] = []
-    for stratum in np.flatnonzero(labelling.usable):
+    for stratum in range(len(labelling.strata_names)):
         members = np.flatnonzero(labelling.strata == stratum)
         edges = np.quantile(size[members], np.arange(1, BINS) / BINS)
         bins = np.searchsorted(edges, size[members], side="right")

@@ -73,11 +73,11 @@ class Design:
 def design_of(labelling: Labelling, blocks: int = 20, folds: int = 5, seed: int = 0) -> Design:
     """Return the division of rows into blocks and folds; rows of one group stay together.
 
-    Cells of stratum and class are dealt evenly. Where the smallest usable cell has fewer than two rows a block, there
+    Cells of stratum and class are dealt evenly. Where the smallest cell has fewer than two rows a block, there
     are fewer blocks; below :data:`FEWEST_BLOCKS` no intervals.
     """
     cells = labelling.strata * len(labelling.classes) + labelling.codes
-    smallest = int(labelling.counts[labelling.usable].min())
+    smallest = int(labelling.counts[:, np.unique(labelling.codes)].min())
     count = min(blocks, smallest // 2)
     intervals = count >= FEWEST_BLOCKS
     dealt = max(count, folds) if intervals else folds

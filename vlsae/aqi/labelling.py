@@ -59,8 +59,8 @@ class Rules:
 class Labelling:
     """The samples that are used: their numbers ``rows (n,)``, class codes, strata, and what was left out.
 
-    ``counts (A, K)`` are the rows of each stratum and class; a stratum that holds too few of a class is not
-    ``usable (A,)``, and its rows are left out.
+    ``counts (A, K)`` are the rows of each stratum and class; ``too_few`` holds those of strata with too few of a class,
+    whose rows are left out.
     """
 
     rows: np.ndarray
@@ -69,11 +69,11 @@ class Labelling:
     strata: np.ndarray
     strata_names: tuple[str, ...]
     counts: np.ndarray
-    usable: np.ndarray
     ids: tuple[str, ...]
     sources: tuple[str, ...]
     groups: tuple[str, ...]
     texts: tuple[str, ...] | None
+    too_few: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -129,7 +129,6 @@ def label_samples(samples: Samples, classes: Sequence[str] = SAFETY, rules: Rule
         strata=strata,
         strata_names=names,
         counts=_counts(strata, codes[kept], len(names), len(classes)),
-        usable=np.ones(len(names), dtype=bool),
         ids=tuple(samples.ids[i] for i in kept.tolist()),
         sources=tuple(samples.sources[i] for i in kept.tolist()),
         groups=tuple(samples.groups[i] for i in kept.tolist()),
@@ -137,7 +136,7 @@ def label_samples(samples: Samples, classes: Sequence[str] = SAFETY, rules: Rule
         dropped={reason: count for reason, count in dropped.items() if count},
         notes=tuple(notes),
     )
-    return _with_usable(found, rules)
+    return _without_few(found, rules)
 
 
 def _known(labels: Sequence[Any], classes: Sequence[str]) -> dict[str, int]:
@@ -251,7 +250,7 @@ def hash_order(names: Sequence[str], salt: str) -> np.ndarray:
     return np.array(sorted(range(len(keys)), key=lambda place: (keys[place], names[place])), dtype=np.int64)
 
 
-def _with_usable(found: Labelling, rules: Rules) -> Labelling:
+def _without_few(found: Labelling, rules: Rules) -> Labelling:
     counts = found.counts
     present = counts.sum(axis=0) > 0
     usable = np.asarray((counts[:, present] >= max(2, rules.min_per_cell)).all(axis=1))
@@ -264,16 +263,23 @@ def _with_usable(found: Labelling, rules: Rules) -> Labelling:
             f"AQI-D08: no stratum holds at least {rules.min_per_cell} rows of each class ({rows}).",
             "Add rows, lower aqi.rows.min_per_cell, or score all rows together: aqi.strata=none.",
         )
-    notes = list(found.notes)
-    if not usable.all():
-        few = [name for name, good in zip(found.strata_names, usable) if not good]
-        notes.append(
-            f"AQI-D08: too few rows of a class in {len(few)} of {len(usable)} strata, left out of what is stratified: "
-            f"{', '.join(few[:LISTED])}{' …' if len(few) > LISTED else ''}."
-        )
-    dropped = {**found.dropped, "stratum with too few rows": int((~usable[found.strata]).sum())}
-    whole = replace(found, usable=usable, notes=tuple(notes), dropped={k: v for k, v in dropped.items() if v})
-    return whole.take(np.flatnonzero(usable[found.strata]))
+    if usable.all():
+        return found
+    few = {name: tuple(row) for name, row, good in zip(found.strata_names, counts.tolist(), usable) if not good}
+    note = (
+        f"AQI-D08: too few rows of a class in {len(few)} of {len(usable)} strata, left out: "
+        f"{', '.join(list(few)[:LISTED])}{' …' if len(few) > LISTED else ''}."
+    )
+    kept = found.take(np.flatnonzero(usable[found.strata]))
+    return replace(
+        kept,
+        strata=(np.cumsum(usable) - 1)[kept.strata],
+        strata_names=tuple(name for name, good in zip(found.strata_names, usable) if good),
+        counts=counts[usable],
+        too_few=few,
+        dropped={**found.dropped, "in strata with too few rows of a class": len(found.rows) - len(kept.rows)},
+        notes=(*found.notes, note),
+    )
 
 
 def _counts(strata: np.ndarray, codes: np.ndarray, n_strata: int, n_classes: int) -> np.ndarray:

@@ -98,7 +98,7 @@ def measure(site: str, x: Any, design: Design, permuted: np.ndarray | None = Non
     if pairwise:
         found |= pairwise_indices(values, codes)
     test = None if permuted is None else permutation_test(values, codes, permuted, strata)
-    across = crossfit_auroc(values, codes, strata, strata) if design.n_strata > 1 else None
+    across = crossfit_auroc(values, codes, strata, strata) if len(np.unique(strata)) > 1 else None
     plain = crossfit_auroc(values, codes, folds, strata)
     return replace(
         layer,

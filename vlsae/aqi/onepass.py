@@ -40,6 +40,7 @@ class OnePass:
             )
         self.design = design
         self.cells = {site: ClassMoments(design.n_cells, width) for site, width in widths.items()}
+        self._cell = design.cells
         self._block = -1
         self._directions: dict[str, np.ndarray] = {}
         self._waiting: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
@@ -92,7 +93,7 @@ class OnePass:
                 self._directions[site] = both.shifted_mean[0] - both.shifted_mean[1]
 
     def _add(self, places: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        cells = self.design.cells[places]
+        cells = self._cell[places]
         for site, x in values.items():
             self.cells[site].update(x, cells)
         if self._directions:

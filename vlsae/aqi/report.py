@@ -29,7 +29,16 @@ EFFECTS = {
 }
 
 #: What is told first.
-HEADLINE = ("delta2", "auroc", "auroc/lexical", "auroc/length", "delta2/embedding", "auroc/embedding", "p", "layer")
+HEADLINE = (
+    "delta2",
+    "auroc",
+    "auroc/lexical",
+    "auroc/length",
+    "delta2/token_embeddings",
+    "auroc/token_embeddings",
+    "p",
+    "layer",
+)
 
 INDICES = ("chi", "xbi", "dbs", "dbs_rms", "dunn", "silhouette", "eta2", "omega2")
 
@@ -119,7 +128,7 @@ def _controls(found: Analysis) -> dict[str, Measure]:
             metrics[f"length/{name}"] = Measure(median, "characters, median")
     metrics |= {f"cramers_v/{name}": Measure(_number(value)) for name, value in found.confounds.items()}
     for name, layer in (
-        ("embedding", found.control),
+        ("token_embeddings", found.control),
         ("length_matched", found.matched),
         ("within_sources", found.within_sources),
     ):
@@ -132,7 +141,7 @@ def _controls(found: Analysis) -> dict[str, Measure]:
         if layer.auroc is not None:
             metrics[f"auroc/{name}"] = auroc_measure(layer.auroc)
     for layer, gain in zip(found.layers, found.gains):
-        metrics[f"gain/{layer.site}"] = measure(gain.difference, "δ² above the embedding's")
+        metrics[f"gain/{layer.site}"] = measure(gain.difference, "δ² above the token embeddings")
         metrics[f"gain_p/{layer.site}"] = Measure(_number(gain.p_value), "p")
     return metrics
 
@@ -148,7 +157,7 @@ def _axiom_metrics(found: Analysis) -> dict[str, Measure]:
             f"composite/{name}/{axiom.name}": Measure(_number(value)) for name, value in axiom.composites.items()
         }
         metrics[f"p/{site}/{axiom.name}"] = Measure(_number(axiom.p_value), "p")
-        if found.lexical is not None:
+        if found.lexical is not None and axiom.status != "too_few":
             value, error = found.lexical.by_stratum[number], found.lexical.stratum_error[number]
             bounds = (_number(value - 1.96 * error), _number(value + 1.96 * error))
             metrics[f"auroc/lexical/{axiom.name}"] = Measure(_number(value), "AUROC", *bounds)
@@ -195,7 +204,7 @@ def _axiom_tables(found: Analysis) -> tuple[Table, ...]:
     for number, axiom in enumerate(found.axioms):
         low, value, high = axiom.delta_squared
         lower, middle, upper = axiom.auroc
-        lexical = None if found.lexical is None else found.lexical.by_stratum[number]
+        lexical = found.lexical.by_stratum[number] if found.lexical and axiom.status != "too_few" else None
         numbers = [value, low, high, middle, lower, upper, lexical, axiom.p_value]
         first.append([axiom.name, *axiom.counts, *(_short(one, 3) for one in numbers), axiom.status])
         values = [axiom.indices.get(name) for name in INDICES] + [axiom.composites.get(name) for name in names]

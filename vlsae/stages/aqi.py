@@ -32,11 +32,16 @@ ROWS = "rows.txt"
 
 def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the extractions that are read, after labels and settings were checked; none for one pass or two runs."""
+    from vlsae.runs import input_run, runs_root
+    from vlsae.stages.aqi_compare import inputs
+
     settings = config["aqi"]
     if settings["compare"] is not None:
+        inputs(config, runs_root(config["runs_dir"]))
         return []
     check_settings(config)
     if config.get("run"):
+        _labelled(config, _open(config, input_run(config["run"], runs_root(config["runs_dir"]), "extract")))
         return []
     stream, sites = _plan(config)
     if settings["source"] == "live":
@@ -101,15 +106,9 @@ def run(config: Mapping[str, Any], run: Run) -> None:
 
 def score_store(config: Mapping[str, Any], run: Run) -> None:
     """Score stored representations."""
-    from vlsae.representations import Store
-
-    upstream = require("extract", _extraction(config), run)
-    store = Store.open(upstream.path / "representations")
-    if config["limit"] is not None:
-        store = store.limit(config["limit"])
-    stream = _stored_stream(config, store)
-    sites = sites_of(list(store.sites), _wanted(config, store, stream), stream)
-    labelling = labelling_of(store.samples, config["aqi"], stream, config["limit"])
+    store = _open(config, require("extract", _extraction(config), run))
+    stream, labelling = _labelled(config, store)
+    sites = sites_of(list(store.sites), _wanted(config, store), stream)
     rows = {name: _pooled_rows(store, name) for name in streams_of(stream)}
     if len(labelling.classes) > 2:
         _score_many(config, run, labelling, _source(store, sites, stream, labelling, rows))
@@ -248,12 +247,21 @@ def _control(config: Mapping[str, Any], stream: str) -> Mapping[str, Any] | None
     return extraction(config, [f"{stream}.{FIRST}"], pooling="mean")
 
 
-def _stored_stream(config: Mapping[str, Any], store: Store) -> str:
+def _open(config: Mapping[str, Any], extraction: Run) -> Store:
+    from vlsae.representations import Store
+
+    store = Store.open(extraction.path / "representations")
+    return store if config["limit"] is None else store.limit(config["limit"])
+
+
+def _labelled(config: Mapping[str, Any], store: Store) -> tuple[str, Labelling]:
+    """Return the stream and the labelled samples of a store."""
     texts = "language" in store.streams
-    return stream_of(config["aqi"]["stream"], list(store.sites), texts, "vision" in store.streams)
+    stream = stream_of(config["aqi"]["stream"], list(store.sites), texts, "vision" in store.streams)
+    return stream, labelling_of(store.samples, config["aqi"], stream, config["limit"])
 
 
-def _wanted(config: Mapping[str, Any], store: Store, stream: str) -> list[str]:
+def _wanted(config: Mapping[str, Any], store: Store) -> list[str]:
     """Return the stored sites that a configuration asks for; of a named run all, unless layers are named."""
     from vlsae.models.sites import select_sites
 
@@ -314,8 +322,6 @@ def _with_control(
     """Return the source with the bag of tokens, or a note where there is none."""
     from dataclasses import replace
 
-    from vlsae.representations import Store
-
     if stream == "joint":
         return source, None
     first = f"{stream}.{FIRST}"
@@ -325,7 +331,7 @@ def _with_control(
     wanted = None if config.get("run") else _control(config, stream)
     if wanted is None:
         return source, "No embedding control: the named run holds no mean of the first block's input."
-    other = Store.open(require("extract", wanted, run).path / "representations")
+    other = _open(config, require("extract", wanted, run))
     numbers = _pooled_rows(other, stream)[labelling_of(other.samples, config["aqi"], stream, config["limit"]).rows]
 
     def control(rows: np.ndarray) -> np.ndarray:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from vlsae.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vlsae.aqi.state import State
     from vlsae.runs import Run
 
 #: Settings that must agree, or the numbers are of two kinds.
@@ -22,23 +25,32 @@ PACKAGES = ("torch", "transformers", "open_clip_torch", "tokenizers", "peft")
 
 def compare_runs(config: Mapping[str, Any], run: Run) -> None:
     """Write the paired differences of the two runs that ``aqi.compare`` names."""
-    from vlsae.aqi.comparison import check_comparable, compare_states
+    from vlsae.aqi.comparison import compare_states
+    from vlsae.stages.outcome import write_result
+
+    (first, second), states, settings = inputs(config, run.root)
+    for one in (first, second):
+        run.add_parent(one.id)
+    notes = [f"a is {first.id}, b is {second.id}.", *differences(first, second, *settings)]
+    write_result(run, compare_states(states[0], states[1], notes), a=first.id, b=second.id)
+
+
+def inputs(config: Mapping[str, Any], root: Path) -> tuple[list[Run], list[State], list[dict[str, Any]]]:
+    """Return the two runs, their states and settings; ``UserError`` (AQI-X01) where they cannot be compared."""
+    from vlsae.aqi.comparison import check_comparable
     from vlsae.aqi.state import load
     from vlsae.runs import input_run
     from vlsae.stages.aqi import STATE
-    from vlsae.stages.outcome import write_result
 
-    first, second = (input_run(reference, run.root, "aqi") for reference in config["aqi"]["compare"])
-    settings = [_settings(one) for one in (first, second)]
-    for one, own in zip((first, second), settings):
+    runs = [input_run(reference, root, "aqi") for reference in config["aqi"]["compare"]]
+    settings = [_settings(one) for one in runs]
+    for one, own in zip(runs, settings):
         if own["aqi.compare"] is not None:
             raise UserError(f"{one.id} is a comparison itself.", "Name two runs that scored a model.")
-        run.add_parent(one.id)
-    states = [load(one.path / STATE) for one in (first, second)]
+    states = [load(one.path / STATE) for one in runs]
     differing = [name for name in SAME if settings[0].get(name) != settings[1].get(name)]
     check_comparable(states[0], states[1], differing)
-    notes = [f"a is {first.id}, b is {second.id}.", *differences(first, second, *settings)]
-    write_result(run, compare_states(states[0], states[1], notes), a=first.id, b=second.id)
+    return runs, states, settings
 
 
 def differences(first: Run, second: Run, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
