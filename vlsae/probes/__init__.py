@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vlsae import lazy
 
 if TYPE_CHECKING:
-    from vlsae.probes.concept_depth import GatedJump, depth_metrics, gated_jump
+    from vlsae.probes.depth_points import GatedJump, depth_metrics, gated_jump
     from vlsae.probes.dimension import TwoNN, participation_ratio, twonn
     from vlsae.probes.geometry import CCGP, Parallelism, ccgp, parallelism_score
     from vlsae.probes.information import KDEBounds, MutualInformation, mi_binned, mi_kde
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CCGP": "geometry",
     "GDV": "separability",
-    "GatedJump": "concept_depth",
+    "GatedJump": "depth_points",
     "KDEBounds": "information",
     "LogisticFit": "logistic",
     "MutualInformation": "information",
@@ -31,9 +31,9 @@ _HOMES = {
     "ccgp": "geometry",
     "cka": "similarity",
     "cka_unbiased": "similarity",
-    "depth_metrics": "concept_depth",
+    "depth_metrics": "depth_points",
     "fit_logistic": "logistic",
-    "gated_jump": "concept_depth",
+    "gated_jump": "depth_points",
     "gdv": "separability",
     "hsic_unbiased": "similarity",
     "mi_binned": "information",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vlsae.errors import UserError
-from vlsae.stages.hardware import use_hardware
+from vlsae.stages.hardware import load_model, use_hardware
 from vlsae.stages.launch import Estimate, Step
 from vlsae.stages.upstream import require
 
@@ -204,7 +204,7 @@ def _read(config: Mapping[str, Any], run: Run, probe: Probe, device: str) -> tup
 
     def model() -> Any:
         made = build(base["model"])
-        made.load(device, config["hardware"]["dtype"])
+        load_model(made, config, device)
         return made
 
     more = {
