@@ -140,10 +140,19 @@ def install(model: Path, target: Path) -> None:
     for path in model.iterdir():
         if path.suffix == ".json":
             shutil.copyfile(path, target / path.name)
-    config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps({**config, "dtype": "float16"}, indent=2) + "\n")
+    change(target / "config.json", dtype="float16")
+    # The name that every version of transformers knows, and none of what the newest notes of the saving itself.
+    noted = dict.fromkeys(("backend", "is_local", "local_files_only"))
+    change(target / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", **noted)
     weights = {name: value.half() for name, value in load_file(model / "model.safetensors").items()}
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+
+
+def change(path: Path, **values: str | None) -> None:
+    """Set keys of a JSON file; None takes a key out."""
+    content = {**json.loads(path.read_text(encoding="utf-8")), **values}
+    kept = {name: value for name, value in content.items() if value is not None}
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
