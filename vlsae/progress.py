@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Advan
     from rich.console import Console
 
     console = Console(stderr=True)
-    if console.is_terminal:
+    # A terminal has room for one bar: what runs in a thread beside others writes lines.
+    if console.is_terminal and threading.current_thread() is threading.main_thread():
         with _bar(console, label, total, unit, done) as advance:
             yield advance
     else:

@@ -54,6 +54,7 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
     jobs = expand(request.overrides)
     first = compose_checked(request.stage, [*jobs[0], *_sweep_options("unused")], request.config_dir)
     check_hydra(first.hydra)
+    check_sweeper(request.overrides)
     for words in jobs[1:CHECKED_AHEAD]:
         compose_checked(request.stage, words, request.config_dir)
     if dry_run:
@@ -72,8 +73,11 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
     job = Job(read_sweep(folder)["sweep_id"], str(folder), tuple(command_line()), request.plugins, request.debug)
     code = BUG
     try:
-        with tempfile.TemporaryDirectory(prefix="vlsae-sweep-") as scratch:
-            _launch(request, job, scratch)
+        if first.choices.get("launcher") == "together":
+            _launch_together(request, job, jobs, int(config["launcher"]["jobs"]))
+        else:
+            with tempfile.TemporaryDirectory(prefix="vlsae-sweep-") as scratch:
+                _launch(request, job, scratch)
         code = DONE
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -120,17 +124,40 @@ def check_hydra(node: DictConfig) -> None:
         raise UserError("hydra.job.env_set may not be set.", "Set environment variables before the command.")
 
 
-def run_job(config: DictConfig, job: Job) -> None:
-    """Run one job in the process that the launcher made for it; what went wrong is recorded, never raised."""
+def check_sweeper(overrides: Sequence[str]) -> None:
+    """Raise ``UserError`` where a sweeper is asked for whose package is not installed."""
+    from importlib.util import find_spec
+
+    if "hydra/sweeper=optuna" in overrides:
+        try:
+            found = find_spec("hydra_plugins.hydra_optuna_sweeper")
+        except ModuleNotFoundError:
+            found = None
+        if found is None:
+            raise UserError(
+                "hydra/sweeper=optuna needs a package that is not installed.", "pip install 'vlsae[optuna]'"
+            )
+
+
+def run_job(config: DictConfig, job: Job) -> float | None:
+    """Run one job in the process that the launcher made for it; what went wrong is recorded, never raised.
+
+    Returns the number that a sweeper improves (``train.tune``), None where the run has none.
+    """
     from hydra.core.hydra_config import HydraConfig
 
-    from vlsae import plugins
     from vlsae.composition import split_choices
+
+    hydra: Any = HydraConfig.get()
+    return _run(config, job, int(hydra.job.num), list(hydra.overrides.task), split_choices(hydra))
+
+
+def _run(config: DictConfig, job: Job, number: int, overrides: list[str], choices: Mapping[str, str]) -> float | None:
+    from vlsae import plugins
     from vlsae.config import check_composed
     from vlsae.stages import start
 
-    hydra: Any = HydraConfig.get()
-    number, overrides, folder = int(hydra.job.num), list(hydra.overrides.task), Path(job.record)
+    folder = Path(job.record)
     set_up_logging(job.debug)
     plugins.load_installed()
     plugins.load(job.plugins)
@@ -139,13 +166,21 @@ def run_job(config: DictConfig, job: Job) -> None:
     try:
         check_composed(config)
         check_parts(config)
-        run = start(config, overrides, job.command, split_choices(hydra), sweep=job.sweep, job=number)
+        run = start(config, overrides, job.command, choices, sweep=job.sweep, job=number)
     except BaseException as error:
         _record_failure(folder, number, error, job.debug)
         if not isinstance(error, Exception):
             raise
-        return
+        return None
     record_job(folder, number, status="done", run_id=run.id, exit_code=DONE)
+    return _tuned(run.path, config)
+
+
+def _tuned(path: Path, config: DictConfig) -> float | None:
+    from vlsae.runs.metrics import read_summary
+
+    found = (read_summary(path) or {}).get("metrics", {}).get(config.get("train", {}).get("tune"))
+    return None if found is None else found["value"]
 
 
 def _record_failure(folder: Path, number: int, error: BaseException, debug: bool) -> None:
@@ -166,12 +201,23 @@ def _launch(request: Request, job: Job, scratch: str) -> None:
     from vlsae.config import config_dir
     from vlsae.groups import own_dir
 
-    def task(config: DictConfig) -> None:
-        run_job(config, job)
+    def task(config: DictConfig) -> float | None:
+        return run_job(config, job)
 
     words = [request.stage, "--multirun", *request.overrides, *_sweep_options(scratch)]
     with sources(own_dir(request.config_dir)), _arguments(words), _full_errors():
         hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=request.stage)(task)()
+
+
+def _launch_together(request: Request, job: Job, jobs: Sequence[Sequence[str]], most: int) -> None:
+    """Run the jobs in this process, those that can share a reader in turns."""
+    from vlsae.commands.together import run_together
+
+    def run(number: int, words: list[str]) -> None:
+        composed = compose_checked(request.stage, words, request.config_dir)
+        _run(composed.config, job, number, words, composed.choices)
+
+    run_together(jobs, most, run, request.overrides)
 
 
 def _sweep_options(scratch: str) -> list[str]:

@@ -31,7 +31,7 @@ VERIFIED_BYTES = 4 << 30
 LOGS_ITSELF = True
 
 #: Settings of the train node that change nothing in what is learned.
-NOT_IDENTITY = ("log_every", "checkpoint_every", "evaluate")
+NOT_IDENTITY = ("log_every", "checkpoint_every", "evaluate", "tune")
 
 
 def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -148,6 +148,8 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
     metrics |= held_out.name_concepts(dictionary, store, sites, auxiliary, config, run)
     run.write_summary(metrics | making)
     held_out.write_concepts(dictionary, store, sites, auxiliary, settings["evaluate"]["concepts"], run)
+    if tokens:
+        held_out.write_token_marks(dictionary, store, sites, run)
     write_report(run.path)
 
 
@@ -221,16 +223,20 @@ def _extraction(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _readers(store: Any, sites: Mapping[str, str], config: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     from vlsae.representations import Reader
+    from vlsae.training.together import shared
 
     settings = {**config["train"], **changes}
+    order = settings.get("order_seed")
     common = {
         "batch_size": settings["batch_size"],
-        "seed": config["seed"],
+        "seed": config["seed"] if order is None else order,
         "paired": len(sites) > 1 and not settings["unpaired"],
     }
+    shuffles = {"train": settings["shuffle"], "validation": False}
+    key = (str(store.path), store.n_samples, tuple(sites.items()), tuple(common.items()))
     return {
-        "train": Reader(store, dict(sites), split="train", shuffle=settings["shuffle"], **common),
-        "validation": Reader(store, dict(sites), split="validation", shuffle=False, **common),
+        split: shared(Reader(store, dict(sites), split=split, shuffle=shuffle, **common), (*key, split, shuffle))
+        for split, shuffle in shuffles.items()
     }
 
 
