@@ -117,6 +117,10 @@ class Model(ABC):
         """As ``represent``, free to run the items of a batch in groups where that is cheaper."""
         return self.represent(batch, sites, tokens)
 
+    def token_texts(self, ids: Iterable[int]) -> dict[int, str]:
+        """Return the piece of text that each token id stands for; nothing for a model without a tokenizer."""
+        return {}
+
     @abstractmethod
     def edit(self, site: str, function: Callable[[Any], Any]) -> AbstractContextManager[None]:
         """Within the context, replace the hidden states ``(b, s, d)`` at a site by ``function`` of them."""

@@ -165,6 +165,12 @@ class CLIP(Model):
                     rows |= self._stream_rows(stream, batch, mine, selection)
         return {site: rows[site] for site in wanted}
 
+    def token_texts(self, ids: Iterable[int]) -> dict[int, str]:
+        """Return the piece of text that each token id stands for."""
+        from vlsae.models.token_texts import token_texts
+
+        return token_texts(self._tokenizer, ids)
+
     def edit(self, site: str, function: Callable[[Any], Any]) -> AbstractContextManager[None]:
         """Within the context, replace the hidden states ``(b, s, d)`` at a site by ``function`` of them.
 

@@ -246,6 +246,12 @@ class LM(Model):
         ]
         return {site: joined([(numbers, rows[site]) for numbers, rows in parts]) for site in wanted}
 
+    def token_texts(self, ids: Iterable[int]) -> dict[int, str]:
+        """Return the piece of text that each token id stands for."""
+        from vlsae.models.token_texts import token_texts
+
+        return token_texts(self.tokenizer, ids)
+
     def edit(self, site: str, function: Callable[[Any], Any]) -> AbstractContextManager[None]:
         """Within the context, replace the hidden states ``(b, s, d)`` at a site by ``function`` of them.
 

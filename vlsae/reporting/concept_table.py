@@ -10,6 +10,7 @@ from typing import Any
 
 from vlsae.dictionaries.names_file import NamedConcept
 from vlsae.reporting.concept_stream import Concept, each_concept, is_dead, strength, vision_share
+from vlsae.reporting.curves import LOG_RATIO
 from vlsae.reporting.figures import COLORS, Figure, canvas, legend, log_axis
 from vlsae.reporting.privacy import Privacy
 
@@ -17,6 +18,8 @@ from vlsae.reporting.privacy import Privacy
 MOST_CONCEPTS = 120
 #: Share of rows from which a concept tells little about any of them.
 DENSE = 0.1
+#: Share of its activation in a stream below which a concept is the other stream's.
+ONE_STREAM = 0.05
 LONGEST_EXCERPT = 60
 
 COLUMNS = ("concept", "name", "score", "vision", "language", "mean", "vision_share", "text")
@@ -43,11 +46,13 @@ class ConceptTable:
         return sum(1 for row in self.rows if row[1])
 
 
-def concept_table(path: Path, names: Mapping[int, NamedConcept], privacy: Privacy) -> ConceptTable | None:
+def concept_table(
+    path: Path, names: Mapping[int, NamedConcept], privacy: Privacy, *, draw: bool = True
+) -> ConceptTable | None:
     """Return the table of a run's concepts, None where it has none; only the chosen ones are held in memory."""
     rows: list[list[Any]] = []
     means: list[list[Any]] = []
-    best: list[tuple[tuple[bool, float, float], int, Concept]] = []
+    best: list[tuple[tuple[bool, bool, float, float], int, Concept]] = []
     dead = 0
     for concept in each_concept(path):
         number = concept["id"]
@@ -62,13 +67,21 @@ def concept_table(path: Path, names: Mapping[int, NamedConcept], privacy: Privac
     if not rows:
         return None
     chosen = [concept for *_, concept in sorted(best, key=lambda entry: entry[:2], reverse=True)]
-    return ConceptTable(rows, chosen, dead, names, _figures(rows, means, names))
+    return ConceptTable(rows, chosen, dead, names, _figures(rows, means, names) if draw else [])
 
 
-def informativeness(concept: Concept, named: NamedConcept) -> tuple[bool, float, float]:
-    """Return by what a concept is ranked: those that fire everywhere last, then by a name's score, then by strength."""
+def most_informative(path: Path, names: Mapping[int, NamedConcept]) -> list[Concept]:
+    """Return the concepts that the gallery of a run shows, best first."""
+    table = concept_table(path, names, Privacy(), draw=False)
+    return table.chosen if table else []
+
+
+def informativeness(concept: Concept, named: NamedConcept) -> tuple[bool, bool, float, float]:
+    """Return by what a concept is ranked: neither everywhere nor in one of two streams, its name's score, strength."""
     dense = max(concept["freq_v"] or 0.0, concept["freq_l"] or 0.0) > DENSE
-    return not dense, (named.score or 0.0) if named.name else 0.0, strength(concept)
+    share = vision_share(concept)
+    serves_all = share is None or ONE_STREAM < share < 1 - ONE_STREAM
+    return not dense, serves_all, (named.score or 0.0) if named.name else 0.0, strength(concept)
 
 
 def excerpt(text: str, longest: int = LONGEST_EXCERPT) -> str:
@@ -130,14 +143,17 @@ def _by_stream(
 ) -> Figure:
     values = [[row[place] for row in rows if row[place]] for place in (1, 2)]
     every = [value for side in values for value in side if value > 0]
+    wide = bins is not None or (bool(every) and max(every) / min(every) > LOG_RATIO)
     if bins is None:
-        low, high = (min(every), max(every)) if every else (0.1, 1.0)
-        bins = [low * (max(high / low, 1.01)) ** (step / 24) for step in range(25)]
+        low, high = (min(every), max(every)) if every else (0.0, 1.0)
+        steps = [step / 24 for step in range(25)]
+        bins = [low * (high / low) ** step if wide else high * step for step in steps]
     with canvas(name) as (axes, drawn):
         for side, stream, color in zip(values, columns[1:], COLORS):
             if side:
                 axes.hist(side, bins=bins, histtype="step", color=color, linewidth=1.8, label=stream)
-        log_axis(axes, "x")
+        if wide:
+            log_axis(axes, "x")
         axes.set_xlabel(label)
         axes.set_ylabel("live concepts")
         legend(axes)

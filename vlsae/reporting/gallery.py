@@ -171,7 +171,7 @@ def _pictures(
             text_of(item["act"]),
             marks.patches.get(item["pair_id"]) if marks else None,
         )
-        for number, item in enumerate(concept.get(field, [])[:most], start=1)
+        for number, item in enumerate(_strongest_first(concept, field, most), start=1)
     ]
 
 
@@ -182,8 +182,12 @@ def _texts(concept: Concept, field: str, marks: Marks | None, privacy: Privacy, 
             text_of(item["act"]),
             marks.pieces.get(item["text"]) if marks and not privacy.redact else None,
         )
-        for item in concept.get(field, [])[:most]
+        for item in _strongest_first(concept, field, most)
     ]
+
+
+def _strongest_first(concept: Concept, field: str, most: int) -> list[dict[str, Any]]:
+    return sorted(concept.get(field, [])[:most], key=lambda item: -float(item["act"]))
 
 
 def _heights(counts: Sequence[int]) -> list[float]:

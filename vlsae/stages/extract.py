@@ -132,7 +132,17 @@ def run(config: Mapping[str, Any], run: Run) -> None:
     run.set_fingerprint(run.manifest["fingerprint"], {**run.manifest["identity"], "expanded_sites": sites})
     store = Store.open(path)
     run.know_digests({f"{path.name}/{name}": facts["sha256"] for name, facts in store.index.files.items()})
+    _write_token_texts(run, store, model)
     _summarise(run, store, dataset, model)
+
+
+def _write_token_texts(run: Run, store: Store, model: Model) -> None:
+    """Write how the stored tokens read, so that reports need no tokenizer: ``tokens.json``, id → text."""
+    from vlsae.runs.files import write_json
+
+    if "language" in store.streams and "token" in store.row_table("language").column_names:
+        ids = sorted(set(store.row_table("language").column("token").unique().to_pylist()) - {-1})
+        write_json(run.path / "tokens.json", model.token_texts(ids))
 
 
 def selection(settings: Mapping[str, Any]) -> TokenSelection:

@@ -165,6 +165,22 @@ def _of_factors(
     return found.metrics
 
 
+def write_token_marks(dictionary: Any, store: Store, sites: Mapping[str, str], run: Run) -> None:
+    """Write ``concept_tokens.jsonl``: which tokens and patches activate the concepts that the report shows."""
+    from vlsae.dictionaries.naming import has_names, read_names
+    from vlsae.dictionaries.token_marks import token_marks
+    from vlsae.reporting.concept_table import most_informative
+    from vlsae.runs.files import load_json
+
+    names = read_names(run.path) if has_names(run.path) else {}
+    file = store.path.parent / "tokens.json"
+    texts = load_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    pieces = {int(number): text for number, text in texts.items()}
+    with (run.path / "concept_tokens.jsonl").open("w", encoding="utf-8") as out:
+        for marks in token_marks(dictionary, store, sites, most_informative(run.path, names), pieces):
+            out.write(json.dumps(marks, ensure_ascii=False, allow_nan=False) + "\n")
+
+
 def _one_caption_each(store: Store) -> np.ndarray:
     """Return held-out pairs with one caption an image, so that no image counts twice."""
     splits = np.asarray(store.row_table("vision")["split"].to_pylist())
