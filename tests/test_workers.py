@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -163,6 +164,35 @@ def test_order_is_kept_and_an_early_end_leaves_no_process():
     while any(_is_there(process) for process in started) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(_is_there(process) for process in started)
+
+
+def test_no_worker_outlives_a_killed_parent(tmp_path):
+    context = multiprocessing.get_context("fork")
+    parent = context.Process(target=_read_one, args=(tmp_path / "started",))
+    parent.start()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started = [int(word) for word in (tmp_path / "started").read_text().split()]
+    assert all(map(_is_there, started))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    while any(map(_is_there, started)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_is_there, started))
+
+
+def _read_one(path: Path) -> None:
+    values = in_processes(_large, range(50), 2)
+    started = {next(values)[0] for _ in range(2)}
+    time.sleep(1.0)  # the pipe is full by now
+    path.with_suffix(".new").write_text(" ".join(map(str, started)))
+    path.with_suffix(".new").rename(path)
+    time.sleep(600)
+
+
+def _large(number: int) -> tuple[int, bytes]:
+    return os.getpid(), bytes(1 << 20)
 
 
 def _is_there(process: int) -> bool:
