@@ -52,11 +52,13 @@ def gradients(loss, tensors):
 def test_a_selected_product_has_the_gradients_of_the_whole_one():
     rows, weight, values, indices = example()
     bias = torch.randn(H, dtype=torch.float64, requires_grad=True)
-    known = (rows @ weight.T + bias).gather(1, indices)
-    own = kernels.SelectedProduct.apply(kernels.Support(indices, H), rows, weight, bias, known.detach())
+    center = torch.randn(D, dtype=torch.float64, requires_grad=True)
+    known = ((rows - center) @ weight.T + bias).gather(1, indices)
+    less = rows - center.detach()
+    own = kernels.SelectedProduct.apply(kernels.Support(indices, H), less, weight, bias, center, known.detach())
     for got, wanted in zip(
-        gradients((own * values.detach()).sum(), (rows, weight, bias)),
-        gradients((known * values.detach()).sum(), (rows, weight, bias)),
+        gradients((own * values.detach()).sum(), (rows, weight, bias, center)),
+        gradients((known * values.detach()).sum(), (rows, weight, bias, center)),
     ):
         torch.testing.assert_close(got, wanted)
 

@@ -70,30 +70,30 @@ class LinearDictionary(Dictionary, Objective):
 
 
 class SparseReconstruction(NamedTuple):
-    """Decoded rows ``(n, d)``, and what they are made from: the active concepts and their values ``(n, k)``."""
+    """Decoded rows ``(n, d)``, the chosen concepts and their scores ``(n, k)``: active are those above zero."""
 
     decoded: Tensor
     support: kernels.Support
-    values: Tensor
+    scores: Tensor
 
 
 def sparse_reconstruction(
-    x: Tensor, encoder: nn.Linear, decoder: nn.Linear, k: int, unit: bool = False
+    x: Tensor, encoder: nn.Linear, decoder: nn.Linear, k: int, unit: bool = False, center: Tensor | None = None
 ) -> SparseReconstruction:
     """Return the reconstruction of ``x (n, d)`` by its k largest activations, at the cost of these alone.
 
     One dense product without a graph chooses them. ``unit``: the decoder's columns have length 1 and keep it.
+    ``center (d,)`` is taken from the rows before they are encoded.
     """
+    rows = x if center is None else x - center.detach()
     with torch.no_grad():
-        scores = F.linear(x, encoder.weight, encoder.bias).relu_()
+        scores = F.linear(rows, encoder.weight, encoder.bias)
         indices = top_k(scores, k)
         chosen = scores.gather(1, indices)
     support = kernels.Support(indices, scores.shape[1])
-    product = kernels.SelectedProduct.apply(support, x, encoder.weight, encoder.bias, chosen)
-    # Where fewer than k are above zero, the rest are zero and must not learn.
-    values = torch.where(chosen > 0, product, 0.0)
-    sums = kernels.SparseDecoding.apply(support, values, decoder.weight.T, unit)
-    return SparseReconstruction(sums + decoder.bias, support, values)
+    product = kernels.SelectedProduct.apply(support, rows, encoder.weight, encoder.bias, center, chosen)
+    sums = kernels.SparseDecoding.apply(support, F.relu(product), decoder.weight.T, unit)
+    return SparseReconstruction(sums + decoder.bias, support, product)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:

@@ -34,17 +34,17 @@ class TopK(CenteredDictionary):
         rows = self.checked_batch(batch)
         sizes = [len(x) for x in rows.values()]
         scaled = torch.cat(list(rows.values())) / self.scale
-        centered = scaled - self.decoder.bias
-        made = sparse_reconstruction(centered, self.encoder, self.decoder, self.k, unit=self.decoder_norm == "unit")
+        unit, center = self.decoder_norm == "unit", self.decoder.bias
+        made = sparse_reconstruction(scaled, self.encoder, self.decoder, self.k, unit, center)
         errors = map(mean_squared_error, made.decoded.split(sizes), scaled.split(sizes))
         parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
         parts["loss/auxiliary"] = self._auxiliary(
             (scaled - made.decoded).detach(),
-            lambda dead: F.relu(F.linear(centered, self.encoder.weight[dead], self.encoder.bias[dead])),
+            lambda dead: F.relu(F.linear(scaled - center, self.encoder.weight[dead], self.encoder.bias[dead])),
         )
         if self.training and torch.is_grad_enabled():
             fired = torch.zeros(self.n_concepts, dtype=torch.bool, device=scaled.device)
-            fired[made.support.indices[made.values.detach() > 0]] = True
+            fired[made.support.indices[made.scores.detach() > 0]] = True
             self._fired = (len(scaled), fired)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
 
