@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 CHECKED_AHEAD = 64
 
 #: Where Hydra's own classes lie; its node may name no others.
-_HYDRA_PACKAGES = ("hydra._internal.core_plugins.", "hydra_plugins.")
+_HYDRA_PACKAGES = ("hydra._internal.core_plugins.", "hydra_plugins.", "optuna.samplers.")
 
 
 @dataclass(frozen=True)
