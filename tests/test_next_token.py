@@ -66,12 +66,12 @@ def test_bits_per_byte_of_a_model_that_knows_nothing_are_those_of_its_vocabulary
 
 
 def test_sizes_change_the_architecture(architecture):
-    learner = NextToken(architecture=str(architecture), width=48, layers=2, heads=3, key_value_heads=3, context=20)
+    learner = NextToken(architecture=str(architecture), model_width=48, layers=2, heads=3, key_value_heads=3, context=20)
     assert learner.module.config.num_hidden_layers == 2
     assert learner.module.model.layers[0].self_attn.q_proj.weight.shape == (48, 48)
     assert learner.prepare(texts=["x" * 100]).language.shape == (1, 20)
-    with pytest.raises(UserError, match="multiple of the 2 heads"):
-        NextToken(architecture=str(architecture), width=33)
+    with pytest.raises(UserError, match="multiple of twice the 2 heads"):
+        NextToken(architecture=str(architecture), model_width=34)
     with pytest.raises(UserError, match="has its own sizes"):
         NextToken(architecture=str(architecture), initial=str(architecture), layers=2)
     with pytest.raises(MissingFile):

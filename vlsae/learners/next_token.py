@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: What transformers calls each named size.
 _NAMES = {
-    "width": "hidden_size",
+    "model_width": "hidden_size",
     "layers": "num_hidden_layers",
     "heads": "num_attention_heads",
     "key_value_heads": "num_key_value_heads",
@@ -57,7 +57,7 @@ class NextToken(Objective):
         *,
         architecture: str = "bundled",
         initial: str | None = None,
-        width: Size = None,
+        model_width: Size = None,
         layers: Size = None,
         heads: Size = None,
         key_value_heads: Size = None,
@@ -69,7 +69,7 @@ class NextToken(Objective):
         super().__init__()
         files = _architecture(architecture)
         sizes = {
-            "width": width,
+            "model_width": model_width,
             "layers": layers,
             "heads": heads,
             "key_value_heads": key_value_heads,
@@ -158,11 +158,11 @@ def _module(files: ModelFolder, sizes: Mapping[str, int | None], initial: str | 
     for name, value in sizes.items():
         if value is not None:
             setattr(config, _NAMES[name], value)
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"objective.width={config.hidden_size} must be a multiple of the {config.num_attention_heads} heads."
-        )
-    if sizes["width"] is not None or sizes["heads"] is not None:
-        config.head_dim = config.hidden_size // config.num_attention_heads
+    heads, own = config.num_attention_heads, sizes["model_width"] is not None or sizes["heads"] is not None
+    # Rotary positions turn the dimensions of a head in pairs.
+    if own and config.hidden_size % (2 * heads):
+        raise UserError(f"objective.model_width={config.hidden_size} must be a multiple of twice the {heads} heads.")
+    if own:
+        config.head_dim = config.hidden_size // heads
     config.dtype = "float32"
     return AutoModelForCausalLM.from_config(config)

@@ -164,7 +164,10 @@ def _images(dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Any:
     if not any(site.startswith("vision.") for site in sites):
         return None
     if not dataset.has_images:
-        raise UserError("A vision site is wanted, and this dataset has no images.", "Choose language sites only.")
+        raise UserError(
+            "A vision site is wanted, and this dataset has no images.",
+            "Choose language sites only: extract.sites=language.embedding or language.last.",
+        )
     return dataset.images(samples.samples)
 
 
