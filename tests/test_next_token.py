@@ -66,7 +66,9 @@ def test_bits_per_byte_of_a_model_that_knows_nothing_are_those_of_its_vocabulary
 
 
 def test_sizes_change_the_architecture(architecture):
-    learner = NextToken(architecture=str(architecture), model_width=48, layers=2, heads=3, key_value_heads=3, context=20)
+    learner = NextToken(
+        architecture=str(architecture), model_width=48, layers=2, heads=3, key_value_heads=3, context=20
+    )
     assert learner.module.config.num_hidden_layers == 2
     assert learner.module.model.layers[0].self_attn.q_proj.weight.shape == (48, 48)
     assert learner.prepare(texts=["x" * 100]).language.shape == (1, 20)
