@@ -46,7 +46,7 @@ SMALL_TASKS: dict[str, Callable[[], dict[str, Any]]] = {
     "zero_shot": lambda: {"data": Shapes(n=80, max_objects=1), "prompts": "shapes", "controls": ["dense", "lsh"]},
     "steering": lambda: {"data": Shapes(n=120), "strengths": [1.0], "randoms": 1, "texts": 40},
     "retrieval": lambda: {"data": Shapes(n=80), "controls": ["dense"]},
-    "debias": lambda: {"data": Shapes(n=900, cooccurrence=0.9), "counts": [2], "randoms": 1},
+    "debias": lambda: {"data": Shapes(n=900), "plant": 0.8, "counts": [2], "randoms": 1},
 }
 
 #: Data sets that only the Hub has, and tasks that are checked elsewhere on files of their own.

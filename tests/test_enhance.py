@@ -33,6 +33,7 @@ from vlsae.enhancement.zero_shot import Prompts, feature_cosines, sharpened_cosi
 from vlsae.errors import UserError
 from vlsae.models import CLIP
 from vlsae.result import Measure
+from vlsae.stages.dictionary_run import FittedDictionary
 from vlsae.statistics import mcnemar
 
 ITEM = {"input": "x", "answer": "a", "label": "b"}
@@ -314,3 +315,16 @@ def test_validation_rows_are_halved_whatever_seed_split_them():
     assert 0.3 < len(choosing) / (splits == "validation").sum() < 0.7
     with pytest.raises(UserError, match=r"enhance\.split"):
         halves(TaskRows({}, rows.samples, np.full(400, "train")))
+
+
+def test_names_of_a_file_reach_the_task(tmp_path):
+    names = tmp_path / "names.csv"
+    names.write_text("concept,name\n1,red things\n")
+    concepts = [{"id": 0, "name": "kept"}, {"id": 1, "name": None}]
+    found = FittedDictionary(VLSAE(4, 2, 1), {"vision": "vision.embedding"}, concepts, None, None)
+    work = Work()
+    found.lend(work, str(names))
+    assert [concept["name"] for concept in work.concepts] == ["kept", "red things"]
+    names.write_text("concept,name\n7,lost\n")
+    with pytest.raises(UserError, match="names concept 7, which the dictionary has not got"):
+        found.lend(work, str(names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import datasets as hf
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tiny_clip import write_clip
+from tiny_lm import write_lm
 
 from vlsae.datasets import Shapes
 from vlsae.dictionaries import VLSAE, AuxiliaryAutoencoder
@@ -20,13 +22,13 @@ from vlsae.enhancement.concept_reference import Direction, attribute, numbered, 
 from vlsae.enhancement.dose_response import Dose, Response, at_damage
 from vlsae.enhancement.steering import Edit, along, concept_change, random_directions, steered
 from vlsae.enhancement.task import Work
-from vlsae.enhancement.tasks.debias import Debias
+from vlsae.enhancement.tasks.debias import Debias, planted
 from vlsae.enhancement.tasks.explain import Explain, pairs_of, percentile
 from vlsae.enhancement.tasks.retrieval import Retrieval, _ranks, read_query
 from vlsae.enhancement.tasks.steering import Steering
 from vlsae.enhancement.text_output import in_rows
 from vlsae.errors import UserError
-from vlsae.models import CLIP
+from vlsae.models import CLIP, LM, TokenSelection
 from vlsae.representations import Store
 
 
@@ -186,6 +188,64 @@ def test_names_and_attributes():
     assert Direction(torch.ones(4)).n_concepts == 1
 
 
+# Steering a language model
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory) -> LM:
+    return LM(checkpoint=f"path:{write_lm(tmp_path_factory.mktemp('lm'), 'llama')}")
+
+
+SENTENCES = [
+    f"The {a} {b} sat on the {c}." for a in ("old", "red", "big") for b in ("cat", "dog") for c in ("mat", "sea")
+]
+
+
+def language_task(**changes) -> Steering:
+    columns = {
+        "sample_id": [str(n) for n in range(len(SENTENCES))],
+        "texts": [[text] for text in SENTENCES],
+        "group": [str(n) for n in range(len(SENTENCES))],
+        "split": ["validation"] * len(SENTENCES),
+    }
+    table = hf.Dataset.from_dict(columns)
+    data = type("Texts", (), {"table": table, "__len__": lambda self: len(table)})()
+    task = Steering(**{"data": data, "concept": 5, "strengths": [2.0], "randoms": 2, "texts": 3, **changes})
+    task.work = Work(sites={"language": "language.2"}, resamples=20)
+    return task
+
+
+def often_active(model: LM, own: VLSAE) -> int:
+    batch = model.prepare(None, SENTENCES)
+    rows = model.represent(batch, ["language.2"], TokenSelection(pooling="tokens"))["language.2"].values
+    return int((own.encode(rows.float(), "language").to_dense() > 0).sum(dim=0).argmax())
+
+
+def test_a_language_model_is_steered_at_its_layer(language_model):
+    own = dictionary(width=32)
+    task = language_task(concept=often_active(language_model, own))
+    result = task.evaluate(language_model, own)
+    rows = {(row[0], row[1]): row for row in result.tables[0].rows}
+    assert {method for method, _ in rows} == {"concept", "random", "mean_difference"}
+    still = rows["concept", 0.0]
+    assert still[2] == 0
+    assert still[5] == pytest.approx(0, abs=1e-6)
+    assert still[8] == 0
+    assert rows["concept", 2.0][5] > 0
+    assert "loss on neutral text" in result.tables[0].columns[8]
+    assert Steering.wants_sites({}, LM) == ()
+    # What was hooked is free again.
+    batch = language_model.prepare(None, SENTENCES[:1])
+    assert torch.equal(language_model.logits(batch), language_model.logits(batch))
+
+
+def test_a_language_model_needs_a_dictionary_of_a_layer(language_model):
+    task = language_task()
+    task.work = Work(sites={"language": "language.embedding"})
+    with pytest.raises(UserError, match="behind which no block runs"):
+        task.evaluate(language_model, dictionary(width=32))
+
+
 # Retrieval
 
 
@@ -227,7 +287,7 @@ def test_retrieval_and_search(clip):
 
 @pytest.fixture(scope="module")
 def biased(clip) -> Debias:
-    task = Debias(data=Shapes(n=900, cooccurrence=0.9), counts=[1, 4], randoms=2)
+    task = Debias(data=Shapes(n=900, cooccurrence=0.9), spurious="shape=circle", plant=None, counts=[1, 4], randoms=2)
     task.work = Work(resamples=20)
     return task
 
@@ -245,8 +305,18 @@ def test_the_worst_group_before_and_after(clip, biased):
     assert after.metrics["removed"].value in (1, 4)
 
 
+def test_a_bias_is_planted_by_leaving_out_rows():
+    agree = np.random.default_rng(0).random(1000) < 0.6
+    rows = np.arange(0, 1000, 2)
+    kept = planted(rows, agree, 0.9, seed=0)
+    assert set(kept) <= set(rows)
+    assert set(rows[agree[rows]]) <= set(kept)
+    assert agree[kept].mean() == pytest.approx(0.9, abs=0.005)
+    assert planted(rows, agree, 0.5, seed=0).tolist() == rows.tolist()
+
+
 def test_a_group_that_is_hardly_there_is_named(clip):
-    task = Debias(data=Shapes(n=60, cooccurrence=1.0, max_objects=2))
+    task = Debias(data=Shapes(n=60))
     with pytest.raises(UserError, match=r"Of the group '.*' \d+ \w+ rows are there"):
         task.evaluate(clip, None)
 

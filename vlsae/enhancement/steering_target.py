@@ -206,7 +206,7 @@ def _held_out_texts(task: Steering) -> list[str]:
     if task.data is None:
         raise UserError("This task has no data.", "Give it texts: task.data on the command line.")
     count = min(len(task.data), task.work.limit or len(task.data))
-    splits = sample_splits(task.data, count, {"seed": 0, "validation": 0.2, "test": 0.0})
+    splits = sample_splits(task.data, count, task.work.split)
     table = task.data.table
     texts = [table[row]["texts"][0] for row, split in enumerate(splits) if split != "train" and table[row]["texts"]]
     if len(texts) < 3:

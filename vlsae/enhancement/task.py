@@ -42,7 +42,7 @@ class Work:
     ``store``: representations of the task's data; ``training`` and ``sites``: those that the dictionary learned from,
     and by stream where; ``concepts``: lines of its ``concepts.jsonl``, with names where a file of names was given;
     ``auxiliary``: what maps those sites to the dictionary's input; ``rivals``: dictionaries trained alike, as controls;
-    ``folder``: where the task may leave files of its own.
+    ``folder``: where the task may leave files of its own; ``split``: by which shares the dictionary's data was split.
     """
 
     items: Items = field(default_factory=Items)
@@ -56,6 +56,7 @@ class Work:
     seed: int = 0
     resamples: int = 1000
     limit: int | None = None
+    split: Mapping[str, Any] = field(default_factory=lambda: {"seed": 0, "validation": 0.2, "test": 0.0})
 
 
 class Task(ABC):

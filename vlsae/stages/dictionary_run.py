@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Mapping
@@ -36,14 +35,19 @@ class FittedDictionary:
     auxiliary: AuxiliaryAutoencoder | None
     store: Store | None
 
-    def lend(self, work: Work, names: str | None) -> None:
-        """Give a task what is known of the dictionary, its concepts named by a file of names where there is one."""
+    def lend(self, work: Work, names: str | Path | None) -> None:
+        """Give a task what is known of the dictionary, its concepts named by a file or run of names if there is one."""
+        from vlsae.dictionaries.names_file import read_names
+
         work.sites, work.auxiliary, work.training = self.sites, self.auxiliary, self.store
-        named = {} if names is None else read_names(names)
+        found = {} if names is None else read_names(names)
+        named = {concept: one.name for concept, one in found.items() if one.name is not None}
         strange = sorted(set(named) - {concept["id"] for concept in self.concepts})
         if strange and self.concepts:
             raise UserError(f"{names} names concept {strange[0]}, which the dictionary has not got.", "Name its own.")
-        work.concepts = [{**concept, "name": named.get(concept["id"], concept["name"])} for concept in self.concepts]
+        work.concepts = [
+            {**concept, "name": named.get(concept["id"], concept.get("name"))} for concept in self.concepts
+        ]
 
 
 def fitted(run: Run, model: Model, root: Path) -> FittedDictionary:
@@ -63,32 +67,6 @@ def fitted(run: Run, model: Model, root: Path) -> FittedDictionary:
     auxiliary = AuxiliaryAutoencoder.from_pretrained(run.path / "auxiliary") if facts["auxiliary"] else None
     store = None if extraction is None else Store.open(extraction.path / "representations")
     return FittedDictionary(from_pretrained(folder), facts["sites"], _concepts(run.path), auxiliary, store)
-
-
-def read_names(path: str) -> dict[int, str]:
-    """Return concept → name of a CSV file with a column of concepts (concept or id) and one of names (name or label).
-
-    Raises :class:`~vlsae.errors.UserError` that names the file and the line.
-    """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise MissingFile(f"There is no file of names {path}.", "enhance.names=FILE, a CSV with concept and name.")
-    with file.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        number = next((one for one in ("concept", "id") if one in columns), None)
-        name = next((one for one in ("name", "label") if one in columns), None)
-        if number is None or name is None:
-            raise UserError(f"{path} has the columns {', '.join(columns)}.", "It needs concept and name.")
-        found: dict[int, str] = {}
-        for line, row in enumerate(reader, start=2):
-            try:
-                concept = int(row[number])
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{path}, line {line}: {row[number]!r} is no concept's number.") from error
-            if row[name]:
-                found.setdefault(concept, row[name])
-    return found
 
 
 def _concepts(path: Path) -> list[dict[str, Any]]:

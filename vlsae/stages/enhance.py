@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vlsae.errors import UserError
-from vlsae.stages.hardware import use_hardware
+from vlsae.stages.hardware import load_model, use_hardware
 from vlsae.stages.launch import Estimate, Step
 from vlsae.stages.upstream import require
 
@@ -72,20 +72,22 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
 def run(config: Mapping[str, Any], run: Run) -> None:
     """Evaluate the task without and with the dictionary, and write both with their difference."""
     from vlsae.config import build
+    from vlsae.dictionaries.names_file import has_names
     from vlsae.enhancement.comparison import compare
     from vlsae.stages.dictionary_run import fitted
     from vlsae.stages.outcome import write_result
 
     device = use_hardware(config, run)
     model = build(config["model"])
-    task: Task = build({**config["task"], **({"data": data_node(config)} if "data" in config["task"] else {})})
+    task: Task = build({**config["task"], **({"data": data_node(config)} if _has_data(config) else {})})
     work, dictionary = _work(config, run, task), None
     if task.wants_dictionary(config["task"]):
-        found = fitted(require("train", training(config), run), model, run.root)
-        found.lend(work, config["enhance"]["names"])
+        trained = require("train", training(config), run)
+        found = fitted(trained, model, run.root)
+        found.lend(work, config["enhance"]["names"] or (trained.path if has_names(trained.path) else None))
         dictionary = found.dictionary
     task.work = work
-    model.load(device, config["hardware"]["dtype"])
+    load_model(model, config, device)
     found_by = {}
     if task.compares or dictionary is None:
         found_by["before"] = _timed(task, model, None)
@@ -114,16 +116,15 @@ def training(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def rival(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the configuration of a rival's training: as the dictionary's, with another objective of equal size."""
-    base = training(config)
-    if config.get("run"):
-        base = {**base, **_config_of(config), "run": None}
+    base = {**training(config), **_trained_by(config), "run": None}
     sizes = {key: base["objective"][key] for key in ("n_concepts", "k", "expansion") if key in base["objective"]}
     return {**base, "objective": {**config["rivals"][name], **sizes}}
 
 
 def extraction(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of the extraction of the task's data at the sites that the task needs."""
-    own = config["task"]["data"] is not None
+    own = config["task"].get("data") is not None
+    source = config if own else _trained_by(config)
     kept = {name: value for name, value in _without_own(config).items() if name not in ("train", "objective")}
     return {
         **kept,
@@ -131,22 +132,30 @@ def extraction(config: Mapping[str, Any]) -> dict[str, Any]:
         "name": None,
         "run": None,
         "dataset": data_node(config),
-        "extract": {**config["extract"], "sites": list(_sites(config))},
-        "split": config["enhance"]["split"] if own else config["split"],
+        "extract": {**source["extract"], "sites": list(_sites(config))},
+        "split": config["enhance"]["split"] if own else source["split"],
     }
 
 
 def data_node(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the node of the task's data: its own, else what the dictionary was trained on."""
-    return config["task"].get("data") or config["dataset"]
+    return config["task"].get("data") or _trained_by(config)["dataset"]
 
 
 def _sites(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the sites at which the task reads its data, none where it has none or reads it otherwise."""
     from vlsae.config import target_class
 
-    node = config["task"]
-    return task_class(config).wants_sites(node, target_class(config["model"])) if "data" in node else ()
+    if not _has_data(config):
+        return ()
+    return task_class(config).wants_sites(config["task"], target_class(config["model"]))
+
+
+def _has_data(config: Mapping[str, Any]) -> bool:
+    """Tell whether the task is done on data: its own, or without any the dictionary's."""
+    from vlsae.signatures import parameters_of
+
+    return "data" in parameters_of(task_class(config))
 
 
 def _work(config: Mapping[str, Any], run: Run, task: Task) -> Work:
@@ -161,6 +170,7 @@ def _work(config: Mapping[str, Any], run: Run, task: Task) -> Work:
         seed=config["seed"],
         resamples=config["enhance"]["resamples"],
         limit=config["limit"],
+        split=config["split"],
     )
     if _sites(config):
         store = Store.open(require("extract", extraction(config), run).path / "representations")
@@ -186,11 +196,13 @@ def _without_own(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in OWN}
 
 
-def _config_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decided the training that the user named: its model, data, objective and settings."""
+def _trained_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the dictionary's training: of the run that the user named, else of this configuration."""
+    names = ("model", "dataset", "extract", "objective", "train", "split", "seed", "limit")
+    if not config.get("run"):
+        return {name: config[name] for name in names}
     from vlsae.config import load, resolved
     from vlsae.runs import input_run, runs_root
 
     found = resolved(load(input_run(config["run"], runs_root(config["runs_dir"]), "train").path))
-    names = ("model", "dataset", "extract", "objective", "train", "split", "seed", "limit")
     return {name: found[name] for name in names}

@@ -51,9 +51,11 @@ class Debias(Task):
     """Remove what tells a spurious attribute from the embeddings, ``x + decode(code without it) − decode(code)``.
 
     A linear classifier of ``target`` learns from rows in which ``spurious`` goes with it; both are factors of the data
-    or label fields (``name=value``). Of the concepts that find the spurious attribute best, the number of ``counts`` is
-    removed that serves the worst group best on rows apart from those scored. Controls: as many random concepts,
-    projecting out the difference of means, and weights that make the groups count alike.
+    or label fields (``name=value``). ``plant`` leaves out rows it would learn from until the two agree in that share of
+    them; None takes the data as they are, and rows chosen on and scored always are. Of the concepts that find the
+    spurious attribute best, the number of ``counts`` is removed that serves the worst group best on rows apart from
+    those scored. Controls: as many random concepts, projecting out the difference of means among rows alike in the
+    target, and weights that make the groups count alike.
     """
 
     sites: ClassVar[tuple[str, ...]] = ("vision.embedding",)
@@ -63,11 +65,12 @@ class Debias(Task):
         *,
         data: Dataset | None = None,
         target: str = "shape=ring",
-        spurious: str = "shape=circle",
+        spurious: str = "background=black",
+        plant: Annotated[float, Range(0.5, 1)] | None = 0.95,
         counts: list[Annotated[int, Range(1, None)]] = (1, 2, 4, 8, 16, 32, 64),  # type: ignore[assignment]
         randoms: Annotated[int, Range(1, None)] = 5,
     ) -> None:
-        self.data, self.target, self.spurious = data, target, spurious
+        self.data, self.target, self.spurious, self.plant = data, target, spurious, plant
         self.counts, self.randoms = sorted(set(counts)), randoms
         self._held: _Data | None = None
 
@@ -113,6 +116,8 @@ class Debias(Task):
             target, spurious = (attribute(self.data, rows.samples, one) for one in (self.target, self.spurious))
             order = np.random.default_rng(self.work.seed).permutation(chosen)
             fitting, choosing = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+            if self.plant is not None:
+                fitting = planted(fitting, target == spurious, self.plant, self.work.seed)
             images = rows.values["vision"]
             found = _Data(images, target, spurious, fitting, choosing, scored, rows.ids)
             self._check(found)
@@ -142,12 +147,17 @@ class Debias(Task):
         return (model.predict(x) == data.target).astype(float)
 
     def _concepts(self, data: _Data, dictionary: Dictionary) -> np.ndarray:
-        """Return the concepts by how well they find the spurious attribute on the rows fitted on, best first."""
+        """Return the concepts by how well they find the spurious attribute on the rows fitted on, best first.
+
+        Rows with and without the target are looked at apart, since what finds the target finds what goes with it too.
+        """
         from vlsae.dictionaries.auroc import auroc
         from vlsae.dictionaries.codes import code_matrix
 
         codes = code_matrix(dictionary, data.images[data.fitting], "vision")
-        scores = np.nan_to_num(auroc(codes, data.spurious[data.fitting][:, None])[0], nan=0.5)
+        present = data.spurious[data.fitting]
+        parts = [auroc(codes[part], present[part][:, None])[0] for part in _by_target(data)]
+        scores = np.nan_to_num(np.mean(parts, axis=0), nan=0.5)
         live = np.flatnonzero(np.diff(codes.tocsc().indptr) > 0)
         return live[np.argsort(-scores[live], kind="stable")]
 
@@ -156,14 +166,15 @@ class Debias(Task):
     ) -> dict[str, list[np.ndarray]]:
         generator = np.random.default_rng(self.work.seed)
         random = [generator.choice(order, count, replace=False) for _ in range(self.randoms)]
-        present = data.spurious[data.fitting]
-        x = data.images[data.fitting]
-        difference = x[present].mean(dim=0) - x[~present].mean(dim=0)
+        x, present = data.images[data.fitting], data.spurious[data.fitting]
+        with_target, without = (
+            x[part & present].mean(dim=0) - x[part & ~present].mean(dim=0) for part in _by_target(data)
+        )
         sizes = np.bincount(data.groups[data.fitting], minlength=4)
         weights = (len(data.fitting) / 4 / sizes)[data.groups]
         return {
             "random_concepts": [self._right(data, _without(dictionary, one)) for one in random],
-            "mean_difference": [self._right(data, _projected(difference))],
+            "mean_difference": [self._right(data, _projected(with_target + without))],
             "balanced_groups": [self._right(data, lambda rows: rows, weights)],
         }
 
@@ -225,6 +236,23 @@ class Debias(Task):
         if better:
             notes.append(f"Removing concepts serves the worst group no better than {', '.join(better)}.")
         return notes
+
+
+def planted(rows: np.ndarray, agree: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return the rows without some in which the attributes disagree, drawn at random, so that ``share`` of them agree.
+
+    ``agree`` says it of every row of the data; where more than ``share`` agree anyway all rows are kept.
+    """
+    agreeing, other = rows[agree[rows]], rows[~agree[rows]]
+    kept = min(len(other), round(len(agreeing) * (1 - share) / share))
+    drawn = np.random.default_rng([seed, len(rows)]).choice(other, kept, replace=False)
+    return np.sort(np.concatenate([agreeing, drawn]))
+
+
+def _by_target(data: _Data) -> list[np.ndarray]:
+    """Return which of the rows fitted on have the target, and which have it not."""
+    target = data.target[data.fitting]
+    return [target, ~target]
 
 
 def _without(dictionary: Dictionary, concepts: np.ndarray) -> Clean:

@@ -135,7 +135,7 @@ class Explain(Task):
     def _explained(self, dictionary: Dictionary, image: Tensor, text: Tensor, known: Known) -> Explanation:
         from vlsae.dictionaries.explanation import explain
 
-        means = np.mean([_mean_activation(concept) for concept in self.work.concepts] or [[0.0]], axis=1)
+        means = np.array([concept.get("mean_activation") or 0.0 for concept in self.work.concepts])
         return explain(
             dictionary,
             image,
@@ -263,10 +263,6 @@ def percentile(value: float, others: np.ndarray) -> float | None:
 
 def _lists(one: Explanation) -> tuple[list[ConceptShare], list[ConceptShare], list[ConceptShare]]:
     return one.shared, one.vision_only, one.language_only
-
-
-def _mean_activation(concept: Mapping[str, Any]) -> list[float]:
-    return [concept.get("mean_activation") or 0.0]
 
 
 def _pairs_in(file: Path) -> list[Pair]:
