@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_clip import write_clip
 
 from vlsae import plugins
 from vlsae.cli import main
@@ -49,6 +50,22 @@ def test_a_training_names_its_concepts_and_the_probe_leaves_it_alone(runs_dir, c
     assert {"factor", "name_says", "agrees", "score_vision", "score_language"} <= rows[0].keys()
     assert all((row["name"] == row["proposed"]) or row["name"] == "unnamed" for row in rows)
     assert (probe / "figures/name_rates.csv").is_file()
+
+
+@pytest.mark.slow
+def test_an_independent_encoder_scores_the_names_too(runs_dir, tmp_path):
+    words = [*PLUGIN, "model=tiny", "model.dimensions=8", "dataset.n=200", "objective=my_sae", "objective.k=2"]
+    assert main(["train", *words, *QUICK, "--name", "two"]) == 0
+    encoder = f"path:{write_clip(tmp_path / 'clip')}"
+    assert main(["probe", *PLUGIN, "probe=naming", "--run", "train/two/latest", f"probe.encoder={encoder}"]) == 0
+    (probe,) = runs_dir.glob("probe/*/v0001")
+    assert len(json.loads((probe / "manifest.json").read_text())["parents"]) == 2
+    metrics = json.loads((probe / "summary.json").read_text())["metrics"]
+    # An encoder of random weights knows nothing; a few dozen held-out rows leave it a wide berth about chance.
+    assert metrics["naming/encoder_score"]["value"] == pytest.approx(0.5, abs=0.25)
+    assert metrics["naming/encoder_score/shuffled"]["value"] == pytest.approx(0.5, abs=0.15)
+    with (probe / "tables/names.csv").open(newline="") as stream:
+        assert any(row["score_encoder"] for row in csv.DictReader(stream))
 
 
 def test_names_can_be_left_out(runs_dir):
