@@ -56,13 +56,13 @@ def forward(options: argparse.Namespace) -> Table:
     from transformers import GPT2Config, GPT2Model
 
     from vlsae.aqi.onepass import OnePass
-    from vlsae.models.hooks import read
+    from vlsae.models.hooks import Place, read
 
     torch.manual_seed(0)
     model = GPT2Model(GPT2Config()).eval()
     labelling = prompts(options.prompts)
     design = design_of(labelling)
-    sites = {f"language.{i + 1}": block for i, block in enumerate(model.h)}
+    sites = {f"language.{i + 1}": Place(block) for i, block in enumerate(model.h)}
     passes = OnePass(dict.fromkeys(sites, 768), design)
     taken: dict[str, list[float]] = {}
     order = passes.order

@@ -81,9 +81,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="the number of one population, from 0")
     options = parser.parse_args()
     table = Table("width", "rows", "axioms", "δ²", "rank", "layer", "headline", title=f"{options.draws} draws each")
-    for one in POPULATIONS:
+    chosen = POPULATIONS if options.only is None else POPULATIONS[options.only : options.only + 1]
+    for one in chosen:
         shares = coverage(one, options.draws, options.seed)
         table.add_row(
             *map(str, (one.width, one.rows, one.axioms, one.delta2, one.rank or "-")), *(f"{s:.3f}" for s in shares)
