@@ -28,6 +28,9 @@ CONSTANT = 1e-13
 #: Steps smaller than this share of the coefficients end a fit.
 TOLERANCE = 1e-6
 
+#: Share of the right side that is left where conjugate gradients end, and their steps at most.
+RESIDUAL, ITERATIONS = 1e-10, 40
+
 #: Bytes of one n × m array of the solver.
 AT_ONCE = 1 << 25
 
@@ -116,18 +119,24 @@ class Design:
     @cached_property
     def gram(self) -> np.ndarray:
         """XᵀX of all rows, in the precision of the preconditioner, ``(d, d)``."""
+        if "grams" in self.__dict__:
+            return self.grams.sum(axis=0).astype(np.float64 if self.d <= SINGLE_ABOVE else np.float32)
         x = self.x if self.d <= SINGLE_ABOVE else self.x.astype(np.float32)
         return x.T @ x
 
     def precondition(self, gradient: np.ndarray, penalty: float, curvature: float) -> np.ndarray:
-        """Return (curvature·XᵀX + λ)⁻¹ ``gradient (d + 1, m)``, the intercept's row apart; a bound of the Hessian's."""
+        """Return the same of ``gradient (d + 1, m)``, whose last row is that of an intercept."""
+        slopes = self.preconditioned(gradient[:-1], penalty, curvature)
+        return np.concatenate([slopes, gradient[-1:] / (curvature * self.n)])
+
+    def preconditioned(self, gradient: np.ndarray, penalty: float, curvature: float) -> np.ndarray:
+        """Return (curvature·XᵀX + λ)⁻¹ ``gradient (d, m)``."""
         key = (penalty, curvature)
         if key not in self._factors:
             bound = (curvature * self.gram).astype(self.gram.dtype)
             bound[np.diag_indices(self.d)] += penalty
             self._factors[key] = cho_factor(bound, lower=True, overwrite_a=True, check_finite=False)
-        slopes = cho_solve(self._factors[key], gradient[:-1].astype(self.gram.dtype), check_finite=False)
-        return np.concatenate([slopes, gradient[-1:] / (curvature * self.n)])
+        return np.asarray(cho_solve(self._factors[key], gradient.astype(self.gram.dtype), check_finite=False))
 
     def raw(self, coefficients: np.ndarray) -> np.ndarray:
         """Return coefficients ``(…, d + 1)`` on ``self.x``, intercept last, as those on the rows as they came."""
@@ -157,35 +166,96 @@ def scores(design: Design, coefficients: np.ndarray, fold: int) -> np.ndarray:
 
 
 def _ridge(design: Design, y: np.ndarray, problems: Sequence[Problem]) -> np.ndarray:
-    """Fit in the space of the columns: one Cholesky factor for each training set and penalty serves all its targets."""
-    found = np.empty((len(problems), 1, design.d + 1))
+    """Fit in the space of the columns, from the products of each fold's rows alone."""
     products = np.stack([design.x[own].T @ y[own] for own in design.slices])
     totals = np.stack([y[own].sum(axis=0) for own in design.slices])
-    places: dict[tuple[int, ...], dict[float, list[int]]] = {}
-    for place, problem in enumerate(problems):
-        places.setdefault(problem.left_out, {}).setdefault(problem.penalty, []).append(place)
-    every = design.grams.sum(axis=0)
-    for left_out, by_penalty in places.items():
-        out = list(left_out)
-        count, mean, _ = design.moments(left_out)
-        inside = [fold for fold in range(len(design.slices)) if fold not in left_out]
-        y_mean = totals[inside].sum(axis=0) / count
-        covariance = every - design.grams[out].sum(axis=0) - count * np.outer(mean, mean)
-        right = products[inside].sum(axis=0) - count * np.outer(mean, y_mean)
-        for penalty, own in by_penalty.items():
-            diagonal = design.penalties(Problem(0, left_out, penalty))
-            held = np.isinf(diagonal)
-            matrix = covariance.copy(order="F")
-            matrix[np.diag_indices(design.d)] += np.where(held, 1.0, diagonal)
-            if held.any():
-                matrix[held, :], matrix[:, held] = 0.0, 0.0
-                matrix[held, held] = 1.0
-            targets = [problems[place].target for place in own]
-            aim = np.where(held[:, None], 0.0, right[:, targets])
-            slopes = _solve_positive(matrix, aim).T
-            found[own, 0, :-1] = slopes
-            found[own, 0, -1] = y_mean[targets] - slopes @ mean
+    found = np.empty((len(problems), 1, design.d + 1))
+    normal = NormalEquations(design, [one.left_out for one in problems], [one.penalty for one in problems])
+    right = np.empty((design.d, len(problems)))
+    y_mean = np.empty(len(problems))
+    for place, one in enumerate(problems):
+        inside = [fold for fold in range(len(design.slices)) if fold not in one.left_out]
+        y_mean[place] = totals[inside, one.target].sum() / normal.counts[place]
+        right[:, place] = products[inside, :, one.target].sum(axis=0)
+    right -= normal.counts * normal.means * y_mean
+    slopes = normal.solve(right)
+    found[:, 0, :-1] = slopes.T
+    found[:, 0, -1] = y_mean - np.einsum("dp,dp->p", slopes, normal.means)
     return found
+
+
+class NormalEquations:
+    """(X̄ᵀX̄ + λ) w = b of many training sets and penalties, P columns, without the matrix of each.
+
+    Conjugate gradients (Hestenes and Stiefel, 1952), all columns at once: the products of a training set are those of
+    all rows less those left out, and the factor of all rows, times the share that is kept, is nearly each one's own.
+    Where that does not end soon, as with few rows, each matrix is factored.
+    """
+
+    def __init__(self, design: Design, left_out: Sequence[tuple[int, ...]], penalties: Sequence[float]) -> None:
+        self.design, self.left_out, self.levels = design, left_out, np.asarray(penalties)
+        moments = [design.moments(one) for one in left_out]
+        self.counts = np.array([count for count, _, _ in moments])
+        self.means = np.stack([mean for _, mean, _ in moments], axis=1)
+        self.diagonal = np.stack([design.penalties(Problem(0, *one)) for one in zip(left_out, penalties)], axis=1)
+        self.held = np.isinf(self.diagonal)
+        self.every = design.grams.sum(axis=0)
+        self.shares = self.counts / design.n
+
+    def solve(self, right: np.ndarray) -> np.ndarray:
+        """Return the solutions ``(d, P)`` of right sides ``(d, P)``."""
+        right = np.where(self.held, 0.0, right)
+        few = self.counts.min() < 2 * self.design.d
+        found, open_ = (
+            (np.zeros_like(right), np.arange(right.shape[1])) if few or self.held.any() else self._iterate(right)
+        )
+        for place in open_:
+            found[:, place] = _solve_positive(self._matrix(place), right[:, place])
+        return found
+
+    def _iterate(self, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the solutions, and the columns of those that have not converged."""
+        found, residual = np.zeros_like(right), right.copy()
+        aim = RESIDUAL * np.linalg.norm(right, axis=0)
+        smooth = self._precondition(residual)
+        direction, product = smooth.copy(), np.einsum("dp,dp->p", residual, smooth)
+        for _ in range(ITERATIONS):
+            moved = self._apply(direction)
+            curvature = np.einsum("dp,dp->p", direction, moved)
+            length = np.divide(product, curvature, out=np.zeros_like(product), where=curvature > 0)
+            found += length * direction
+            residual -= length * moved
+            if (np.linalg.norm(residual, axis=0) <= aim).all():
+                break
+            smooth = self._precondition(residual)
+            before, product = product, np.einsum("dp,dp->p", residual, smooth)
+            direction *= np.divide(product, before, out=np.zeros_like(product), where=before > 0)
+            direction += smooth
+        return found, np.flatnonzero(np.linalg.norm(residual, axis=0) > aim)
+
+    def _apply(self, columns: np.ndarray) -> np.ndarray:
+        result = self.every @ columns
+        for fold, gram in enumerate(self.design.grams):
+            own = [place for place, out in enumerate(self.left_out) if fold in out]
+            if own:
+                result[:, own] -= gram @ columns[:, own]
+        result -= self.means * (self.counts * np.einsum("dp,dp->p", self.means, columns))
+        return result + self.diagonal * columns
+
+    def _precondition(self, columns: np.ndarray) -> np.ndarray:
+        result = np.empty_like(columns)
+        for level, share in set(zip(self.levels.tolist(), self.shares.round(1).tolist())):
+            own = (self.levels == level) & (self.shares.round(1) == share)
+            result[:, own] = self.design.preconditioned(columns[:, own], level, max(share, 0.1))
+        return result
+
+    def _matrix(self, place: int) -> np.ndarray:
+        out, mean, held = list(self.left_out[place]), self.means[:, place], self.held[:, place]
+        matrix = self.every - self.design.grams[out].sum(axis=0) - self.counts[place] * np.outer(mean, mean)
+        matrix[np.diag_indices(len(matrix))] += np.where(held, 1.0, self.diagonal[:, place])
+        matrix[held, :], matrix[:, held] = 0.0, 0.0
+        matrix[held, held] = 1.0
+        return matrix
 
 
 def _solve_positive(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
