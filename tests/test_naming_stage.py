@@ -61,9 +61,9 @@ def test_an_independent_encoder_scores_the_names_too(runs_dir, tmp_path):
     (probe,) = runs_dir.glob("probe/*/v0001")
     assert len(json.loads((probe / "manifest.json").read_text())["parents"]) == 2
     metrics = json.loads((probe / "summary.json").read_text())["metrics"]
-    # An encoder of random weights knows nothing; a few dozen held-out rows leave it a wide berth about chance.
-    assert metrics["naming/encoder_score"]["value"] == pytest.approx(0.5, abs=0.25)
-    assert metrics["naming/encoder_score/shuffled"]["value"] == pytest.approx(0.5, abs=0.15)
+    # An encoder of random weights tells names hardly apart: a concept's own scores about as the others do.
+    own, others = (metrics[f"naming/encoder_score{part}"]["value"] for part in ("", "/shuffled"))
+    assert own == pytest.approx(others, abs=0.2)
     with (probe / "tables/names.csv").open(newline="") as stream:
         assert any(row["score_encoder"] for row in csv.DictReader(stream))
 
