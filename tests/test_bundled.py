@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -53,12 +54,19 @@ def test_it_is_small() -> None:
     assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 10_000_000
 
 
-def test_it_tells_colours_of_unseen_combinations_and_shapes_of_seen_ones(model: CLIP) -> None:
-    for factor, values, part, floor in (("color", COLORS, "unseen", 0.97), ("shape", SHAPES, "seen", 0.85)):
-        dataset = Shapes(n=300, seed=77, max_objects=1, part=part)
-        nearest = (images_of(model, dataset) @ texts_of(model, prompts(factor)).T).argmax(1).tolist()
-        right = [values[number] == row[factor] for number, row in zip(nearest, dataset.table["labels"])]
-        assert sum(right) / len(right) >= floor, factor
+def zero_shot(model: CLIP, factor: str, values: tuple[str, ...], **settings: bool) -> float:
+    dataset = Shapes(n=300, seed=77, max_objects=1, part="unseen", **settings)
+    nearest = (images_of(model, dataset) @ texts_of(model, prompts(factor)).T).argmax(1).tolist()
+    return float(np.mean([values[n] == row[factor] for n, row in zip(nearest, dataset.table["labels"])]))
+
+
+def test_it_tells_colours_and_shapes_of_unseen_combinations(model: CLIP) -> None:
+    assert zero_shot(model, "color", COLORS) >= 0.97
+    assert zero_shot(model, "shape", SHAPES) >= 0.88
+
+
+def test_the_hard_split_leaves_something_to_enhance(model: CLIP) -> None:
+    assert 0.6 <= zero_shot(model, "shape", SHAPES, hard=True) <= 0.85
 
 
 def test_it_finds_captions_of_unseen_combinations(model: CLIP) -> None:
@@ -66,4 +74,4 @@ def test_it_finds_captions_of_unseen_combinations(model: CLIP) -> None:
     similarity = images_of(model, dataset) @ texts_of(model, dataset.captions).T
     same = torch.tensor([[one == other for other in dataset.captions] for one in dataset.captions])
     for matrix in (similarity, similarity.T):
-        assert recall_at(matrix, (1,), correct=same)[1] > 0.85
+        assert recall_at(matrix, (1,), correct=same)[1] > 0.9

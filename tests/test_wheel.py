@@ -20,7 +20,7 @@ def test_an_unpacked_wheel_runs_the_main_command_elsewhere(tmp_path):
         names = archive.namelist()
         archive.extractall(tmp_path / "installed")
     assert "vlsae/configs/train.yaml" in names
-    assert "vlsae/bundled/clip-v1/model.safetensors" in names
+    assert "vlsae/bundled/clip-v2/model.safetensors" in names
     assert not [name for name in names if name.startswith(("configs/", "tests/"))]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STREAMS = ("vision", "language")
 
 #: The folder of the small CLIP that ships with the package.
-BUNDLED = Path(__file__).parent.parent / "bundled" / "clip-v1"
+BUNDLED = Path(__file__).parent.parent / "bundled" / "clip-v2"
 
 
 class CLIP(Model):
