@@ -269,7 +269,7 @@ def test_a_users_own_words_arrive_as_typed(text):
     assert config.seed == 3
 
 
-def test_enhance_trains_what_it_needs_and_compares(clip, runs_dir, capsys):
+def test_enhance_trains_what_it_needs_and_compares(clip, runs_dir, tmp_path, capsys):
     model = f"model.checkpoint={clip.checkpoint}"
     words = ["enhance", model, *SMALL, "task.data.n=200", "task.alphas=[0,0.5,1]"]
     assert main(words) == 0
@@ -293,17 +293,22 @@ def test_enhance_trains_what_it_needs_and_compares(clip, runs_dir, capsys):
     again = json.loads((run.parent / "v0002" / "summary.json").read_text())["metrics"]
     assert all(again[name] == value for name, value in metrics.items() if "time" not in name)
     assert len(list((runs_dir / "train").iterdir())) == 2
-
-
-def test_a_dictionary_of_another_model_is_refused_with_both(clip, runs_dir, tmp_path, capsys):
-    assert main(["train", f"model.checkpoint={clip.checkpoint}", *SMALL[:-1], "train.epochs=1"][:-1]) == 0
-    other = write_clip(tmp_path / "other", seed=1)
-    code = main(["enhance", f"model.checkpoint=path:{other}", "--run", "train/clip-shapes-vl_sae/latest", *SMALL,
-                 "task.data.n=60", "task.controls=[]"])  # fmt: skip
-    assert code == 2
+    # A dictionary of another model is refused with both digests, before anything is made.
+    other = CLIP(checkpoint=f"path:{write_clip(tmp_path / 'other', seed=1)}")
+    named = ["enhance", f"model.checkpoint={other.checkpoint}", "--run", "train/clip-shapes-vl_sae/latest"]
+    capsys.readouterr()
+    assert main(named) == 2
     shown = capsys.readouterr().err
     assert clip.digest()[:12] in shown
-    assert CLIP(checkpoint=f"path:{other}").digest()[:12] in shown
+    assert other.digest()[:12] in shown
+    assert len(list(run.parent.glob("v*"))) == 2
+
+
+def test_a_dictionary_of_other_sites_is_refused(clip):
+    task = found()
+    task.work = Work(sites={"vision": "vision.2", "language": "language.2"}, resamples=20)
+    with pytest.raises(UserError, match=r"trained on vision\.2 and language\.2; this task works on vision\.embedding"):
+        task.evaluate(clip, VLSAE(16, 64, 8))
 
 
 def test_validation_rows_are_halved_whatever_seed_split_them():

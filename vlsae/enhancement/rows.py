@@ -104,6 +104,17 @@ def rows_in(store: Store, sites: Sequence[str]) -> TaskRows:
     return TaskRows(values, samples, np.asarray(samples.column("split").to_pylist()))
 
 
+def check_sites(work: Work, needed: Sequence[str]) -> None:
+    """Raise :class:`~vlsae.errors.UserError` where the dictionary was trained on other sites than a task works on."""
+    sites = dict(work.sites)
+    wrong = [site for site in needed if sites and sites.get(site.split(".")[0]) != site]
+    if wrong or (sites and work.auxiliary is not None):
+        raise UserError(
+            f"The dictionary was trained on {' and '.join(sites.values())}; this task works on {' and '.join(needed)}.",
+            "Use a dictionary of those sites: train.sites=embedding",
+        )
+
+
 def halves(rows: TaskRows, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the rows that settings are chosen on, and of those that are scored; they share no group.
 

@@ -26,7 +26,7 @@ from vlsae.enhancement.concept_reference import (
     read_direction,
 )
 from vlsae.enhancement.dose_response import Output
-from vlsae.enhancement.rows import EMBEDDINGS, TaskRows, halves, rows_of
+from vlsae.enhancement.rows import EMBEDDINGS, TaskRows, check_sites, halves, rows_of
 from vlsae.enhancement.steering import Change, Edit, concept_change
 from vlsae.errors import UserError
 from vlsae.result import Measure
@@ -73,7 +73,7 @@ def caption_target(task: Steering, model: Model, dictionary: Dictionary) -> Targ
     Images without the concept are steered to raise it, images with it otherwise. What is wanted are captions with the
     concept (``raise``), without it (``lower``, ``remove``), or with the other and without it (``swap``).
     """
-    check_sites(task, EMBEDDINGS)
+    check_sites(task.work, EMBEDDINGS)
     rows = rows_of(task.work, model, task.data, EMBEDDINGS)
     choosing, scored = halves(rows)
     coder = read_direction(str(task.concept), dictionary.width) if is_direction(task.concept) else dictionary
@@ -138,17 +138,6 @@ def text_target(task: Steering, model: Any, dictionary: Dictionary) -> Target:
     words = f"{task.action} concept {concept} ({task.concept}) at {site}; {size} texts of it, {size} neutral ones."
     ids = [f"text-{number}" for number in order[:size]]
     return Target(coder, "language", edit, task.work.auxiliary, output, difference, ids, words)
-
-
-def check_sites(task: Any, needed: Sequence[str]) -> None:
-    """Raise :class:`~vlsae.errors.UserError` where the dictionary was trained on other sites than a task works on."""
-    sites = dict(task.work.sites)
-    wrong = [site for site in needed if sites and sites.get(site.split(".")[0]) != site]
-    if wrong or (sites and task.work.auxiliary is not None):
-        raise UserError(
-            f"The dictionary was trained on {' and '.join(sites.values())}; this task works on {' and '.join(needed)}.",
-            "Use a dictionary of those sites: train.sites=embedding",
-        )
 
 
 def mean_activity(coder: Any, x: Tensor, concept: int, stream: str = "vision") -> float:

@@ -58,15 +58,24 @@ def fitted(run: Run, model: Model, root: Path) -> FittedDictionary:
     from vlsae.dictionaries import AuxiliaryAutoencoder, from_pretrained
     from vlsae.representations import Store
 
-    folder = run.path / "dictionary"
-    if not (folder / "input.json").is_file():
-        raise MissingFile(f"{run.id} holds no dictionary with its input.json.", "Name the training of a dictionary.")
-    facts = json.loads((folder / "input.json").read_text(encoding="utf-8"))
+    folder, facts = run.path / "dictionary", check_model(run, model, root)
     extraction = _extraction(facts["extraction"], root)
-    _check_model(run.id, facts.get("model") or _digest_of(extraction), model)
     auxiliary = AuxiliaryAutoencoder.from_pretrained(run.path / "auxiliary") if facts["auxiliary"] else None
     store = None if extraction is None else Store.open(extraction.path / "representations")
     return FittedDictionary(from_pretrained(folder), facts["sites"], _concepts(run.path), auxiliary, store)
+
+
+def check_model(run: Run, model: Model, root: Path) -> dict[str, Any]:
+    """Return what a training says of its dictionary's input.
+
+    Raises :class:`~vlsae.errors.UserError` where it was trained on another model, with the digests of both.
+    """
+    file = run.path / "dictionary" / "input.json"
+    if not file.is_file():
+        raise MissingFile(f"{run.id} holds no dictionary with its input.json.", "Name the training of a dictionary.")
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    _refuse_other(run.id, facts.get("model") or _digest_of(_extraction(facts["extraction"], root)), model)
+    return facts
 
 
 def _concepts(path: Path) -> list[dict[str, Any]]:
@@ -90,7 +99,7 @@ def _digest_of(extraction: Run | None) -> str | None:
     return None if extraction is None else extraction.manifest["identity"].get("digests", {}).get("model")
 
 
-def _check_model(run_id: str, trained_on: str | None, model: Model) -> None:
+def _refuse_other(run_id: str, trained_on: str | None, model: Model) -> None:
     here = model.digest()
     if trained_on is None:
         logger.warning("%s does not say which model its dictionary was trained on; %s is taken", run_id, here[:12])

@@ -31,8 +31,11 @@ def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     node, task = config["task"], task_class(config)
     task.check(node)
     needed: list[tuple[str, Mapping[str, Any]]] = []
-    if task.wants_dictionary(node) and not config.get("run"):
-        needed.append(("train", training(config)))
+    if task.wants_dictionary(node):
+        if config.get("run"):
+            _check_named(config)
+        else:
+            needed.append(("train", training(config)))
     needed += [("train", rival(config, name)) for name in task.wants_rivals(node) if name in config["rivals"]]
     if _sites(config):
         needed.append(("extract", extraction(config)))
@@ -194,6 +197,16 @@ def _timed(task: Task, model: Model, dictionary: Any) -> Result:
 
 def _without_own(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in OWN}
+
+
+def _check_named(config: Mapping[str, Any]) -> None:
+    """Refuse a named run whose dictionary belongs to another model, before anything is made."""
+    from vlsae.config import build
+    from vlsae.runs import input_run, runs_root
+    from vlsae.stages.dictionary_run import check_model
+
+    root = runs_root(config["runs_dir"])
+    check_model(input_run(config["run"], root, "train"), build(config["model"]), root)
 
 
 def _trained_by(config: Mapping[str, Any]) -> dict[str, Any]:

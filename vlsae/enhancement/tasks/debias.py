@@ -76,11 +76,14 @@ class Debias(Task):
 
     def evaluate(self, model: Model, dictionary: Dictionary | None) -> Evaluation:
         """Return accuracy, overall and of the worst group; with a dictionary after removal, and by the controls."""
+        from vlsae.enhancement.rows import check_sites
+
         data = self._data(model)
         plain = self._right(data, lambda x: x)
         if dictionary is None:
             self._log("clip", data, plain[data.scored])
             return self._evaluation(data, plain)
+        check_sites(self.work, self.sites)
         order = self._concepts(data, dictionary)
         counts = [count for count in self.counts if count <= len(order)]
         tried = {count: self._right(data, _without(dictionary, order[:count])) for count in counts}

@@ -87,7 +87,9 @@ class Retrieval(Task):
             self._log("clip", ranks, scored)
             return self._evaluation(ranks, time.perf_counter() - start)
         from vlsae.enhancement.coders import coder_of, sparse_codes
+        from vlsae.enhancement.rows import check_sites
 
+        check_sites(self.work, self.sites)
         own = sparse_codes(dictionary)
         alpha, codes = self._chosen(own, tuning), _codes(own, scored)
         ranks = _ranks(features + alpha * codes, scored.correct)

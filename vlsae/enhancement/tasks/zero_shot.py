@@ -15,6 +15,7 @@ import numpy as np
 
 from vlsae.bounds import OneOf, Range
 from vlsae.datasets.base import Dataset
+from vlsae.enhancement.rows import EMBEDDINGS
 from vlsae.enhancement.task import Evaluation, Task
 from vlsae.errors import UserError, unknown
 from vlsae.result import Measure, Plot, Series, Table
@@ -116,8 +117,10 @@ class ZeroShot(Task):
 
     def _enhanced(self, setup: _Setup, dictionary: Dictionary) -> Evaluation:
         from vlsae.enhancement.coders import sparse_codes
+        from vlsae.enhancement.rows import check_sites
         from vlsae.enhancement.zero_shot import code_cosines
 
+        check_sites(self.work, EMBEDDINGS)
         features = self._features(setup)
         plain = features.argmax(1).numpy()[setup.scored]
         start = time.perf_counter()
