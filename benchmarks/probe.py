@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from vlsae.probes.fitting import Design, Problem, fit, scores
 from vlsae.probes.nested import losses
@@ -54,10 +57,6 @@ def ours(x: np.ndarray, y: np.ndarray, folds: np.ndarray, classes: int) -> Found
 
 def loop(x: np.ndarray, y: np.ndarray, folds: np.ndarray, classes: int, tol: float | None, some: int) -> Found:
     """Return the same from scikit-learn, one pipeline at a time, for the first ``some`` folds."""
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     c = 1 if classes in (0, 2) else classes
     found = Found(np.empty((some, len(PENALTIES))), np.empty((some, len(PENALTIES), c, x.shape[1] + 1)))
     settings = {} if tol is None else {"tol": tol, "max_iter": 100_000}

@@ -26,7 +26,7 @@ from vlsae.probes.quasi_newton import minimize
 CONSTANT = 1e-13
 
 #: Steps smaller than this share of the coefficients end a fit.
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 
 #: Share of the right side that is left where conjugate gradients end, and their steps at most.
 RESIDUAL, ITERATIONS = 1e-10, 40
