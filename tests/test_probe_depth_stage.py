@@ -63,6 +63,7 @@ def test_a_task_that_nothing_holds_has_no_onset_and_no_gated_jump():
     noise = {site: np.random.default_rng(3).normal(size=(300, 8)) for site in representations.sites}
     result = ConceptDepth(**QUICK).measure(Representations.of_arrays(noise, targets.samples), targets)
     assert all(np.isnan(result.metrics[f"{name}/parity3/language"].value) for name in ("onset", "gated_jump"))
+    assert np.isnan(result.metrics["onset/parity3/language"].high)
 
 
 def test_sources_are_tasks_of_their_own():

@@ -69,3 +69,28 @@ def test_mistakes_are_named_before_a_run_is_claimed(runs, clip, words, message, 
     assert message in shown
     assert "Traceback" not in shown
     assert len(list((runs / "probe").rglob("manifest.json"))) == before or "--layer" in words
+
+
+def test_variants_are_extractions_of_their_own_that_are_found_again(runs, clip):
+    words = [clip, "dataset.n=60", f"runs_dir={runs}", "--layer", "[1,2]", "probe=concept_depth", "probe.folds=3"]
+    words += ["probe.noise=prefix", "probe.bits=[8]", "dataset.detail=lone", "probe.targets=[background]"]
+    assert main(["probe", *words, "probe.penalties=[10]", "--name", "depth"]) == 0
+    run = input_run("probe/depth/latest", runs)
+    metrics = json.loads((run.path / "summary.json").read_text())["metrics"]
+    for version in ("", "/prefix noise", "/8 bits"):
+        assert f"best_accuracy/background=white/language{version}" in metrics
+    assert len(run.manifest["parents"]) == 3
+    before = len(list((runs / "extract").rglob("manifest.json")))
+    assert main(["probe", *words, "probe.penalties=[1]", "--name", "depth"]) == 0
+    assert len(list((runs / "extract").rglob("manifest.json"))) == before
+
+
+def test_directions_lie_in_the_run_for_steering(runs):
+    from safetensors.numpy import load_file
+
+    run = input_run("probe/clip-shapes-linear/latest", runs)
+    tensors = load_file(run.path / "directions.safetensors")
+    name = next(name for name in tensors if name.startswith("vision.1/") and name.endswith("/weight"))
+    assert tensors[name].shape[1] > 1
+    assert tensors[name.replace("/weight", "/bias")].shape == (len(tensors[name]),)
+    assert "directions.safetensors" in {file["path"] for file in run.manifest["files"]}

@@ -90,7 +90,7 @@ def _points(accuracy: Interval, majority: float, jump_ratio: float, tolerance: f
     at["onset"], drawn["onset"] = onset(accuracy.estimate, majority), onset(accuracy.replicates, majority)
     # A curve whose best layer is no better than guessing has no onset.
     if accuracy.low.max() <= majority:
-        at["onset"] = np.array(np.nan)
+        at["onset"], drawn["onset"] = np.array(np.nan), np.full(len(accuracy.replicates), np.nan)
     return {name: _interval(at[name], np.asarray(drawn[name])) for name in POINTS}
 
 
