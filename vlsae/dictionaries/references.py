@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlsae.errors import MissingFile, UserError, unknown
-from vlsae.runs import resolve, runs_root
+from vlsae.runs import input_run, runs_root
 from vlsae.runs.files import load_json
+from vlsae.runs.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,11 +123,12 @@ def _found(text: str, k: int | None, root: Path) -> Referenced:
     path = Path(text).expanduser()
     if path.is_file() and path.suffix in _WEIGHTS:
         return Referenced(_authors(path, k), path)
-    if path.is_dir() and (folder := _folder(path)) is not None:
+    # A folder of a dictionary alone; whatever is a run must be done.
+    if path.is_dir() and not (path / MANIFEST).is_file() and (folder := _folder(path)) is not None:
         return _of_folder(folder)
     if text.startswith("hub:"):
         return _of_folder(_snapshot(text.removeprefix("hub:")))
-    run = resolve(text, root, "train")
+    run = input_run(text, root, "train").path
     if (folder := _folder(run)) is None:
         raise MissingFile(f"{text} trained no dictionary.", "Name the training of one.")
     return _of_folder(folder)
