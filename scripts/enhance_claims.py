@@ -1,6 +1,6 @@
 """Measure what concepts bring on the embedded world, task by task and seed by seed, as rows for docs/claims.md.
 
-    python scripts/enhance_claims.py [--seeds 0 1 2] [--tasks zero_shot steering …] [OVERRIDE …]
+    python scripts/enhance_claims.py [--seeds 0,1,2] [--tasks zero_shot,steering] [OVERRIDE …]
 
 Runs `vlsae enhance task=… seed=…` (the trainings are made once a seed and reused) and prints each number's mean over
 seeds with the values of all seeds. Overrides go to every command, such as model.checkpoint=path:FOLDER.
@@ -34,16 +34,18 @@ LEFT_OUT = ("time", "r5", "r10")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    options, overrides = parser.parse_known_args()
+    parser.add_argument("--seeds", default="0", help="numbers with commas between them")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="names with commas between them")
+    parser.add_argument("overrides", nargs="*", help="of every command, such as hardware.threads=1")
+    options = parser.parse_args()
+    seeds, overrides = [int(seed) for seed in options.seeds.split(",")], options.overrides
     console = Console()
-    for task in options.tasks:
+    for task in options.tasks.split(","):
         found: dict[str, list[float | None]] = {}
-        for seed in options.seeds:
+        for seed in seeds:
             for name, value in measured(task, seed, overrides).items():
                 found.setdefault(name, []).append(value)
-        table = Table("number", "mean", *(f"seed {seed}" for seed in options.seeds), title=f"task={task}")
+        table = Table("number", "mean", *(f"seed {seed}" for seed in seeds), title=f"task={task}")
         for name, values in found.items():
             known = [value for value in values if value is not None]
             mean = f"{sum(known) / len(known):.4f}" if known else "–"
