@@ -50,7 +50,7 @@ class Linear(Probe):
         penalties: list[Penalty] | None = None,
         scale: bool = True,
         components: Annotated[int, Range(1, None)] | None = None,
-        samples: Annotated[int, Range(10, None)] | None = 5000,
+        samples: Annotated[int, Range(10, None)] | None = 2000,
         control: bool = True,
         words: bool = True,
         code_length: Annotated[int, Range(0, None)] = 1,
