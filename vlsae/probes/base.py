@@ -76,7 +76,8 @@ class Representations:
 
     ``dictionary`` is there where a training's run is read; its concepts are sites too, named after the site they are
     read from: ``vision.embedding.concepts``. ``variants`` are the same sites for other inputs or weights, where the
-    probe asks for such. ``model()`` loads the model that the rows came from, ``dataset()`` gives the data set.
+    probe asks for such. ``model()`` loads the model that the rows came from, ``dataset()`` gives the data set. ``runs``
+    is the folder of all runs, for probes that read another one.
     """
 
     sites: Mapping[str, SiteRows] = field(default_factory=dict)
@@ -87,6 +88,7 @@ class Representations:
     variants: Mapping[str, Representations] = field(default_factory=dict)
     model: Callable[[], Any] | None = None
     dataset: Callable[[], Any] | None = None
+    runs: Path | None = None
 
     @classmethod
     def of_store(cls, store: Store, sites: Sequence[str] | None = None, **more: Any) -> Representations:

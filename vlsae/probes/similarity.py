@@ -56,7 +56,7 @@ def rsa(x: Any, y: Any) -> float:
     Distances that differ by rounding only are ties. NaN for fewer than three rows and where all distances of one are
     equal.
     """
-    ranks = [_distance_ranks(rows) for rows in _pair(x, y)]
+    ranks = [distance_ranks(rows) for rows in _pair(x, y)]
     a, b = (r - r.mean() if len(r) else r for r in ranks)
     with np.errstate(invalid="ignore"):
         return float(np.dot(a, b) / np.sqrt(np.dot(a, a) * np.dot(b, b)))
@@ -75,7 +75,7 @@ def _hsic(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(terms / (n * (n - 3))), float(max(product, both) / (n * (n - 3)))
 
 
-def _distance_ranks(x: np.ndarray) -> np.ndarray:
+def distance_ranks(x: np.ndarray) -> np.ndarray:
     """Return the mid-ranks ``(n (n - 1)/2,)`` of the distances between rows."""
     from scipy.stats import rankdata
 

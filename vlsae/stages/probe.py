@@ -183,6 +183,7 @@ def _variants(config: Mapping[str, Any], probe: Probe, base: Mapping[str, Any]) 
 def _read(config: Mapping[str, Any], run: Run, probe: Probe, device: str) -> tuple[Representations, Mapping[str, Any]]:
     """Return what the probe reads, made first where it is missing, and the configuration it came from."""
     from vlsae.config import build
+    from vlsae.runs import runs_root
 
     named = _named(config, probe)
     base = _base(config, named)
@@ -213,6 +214,7 @@ def _read(config: Mapping[str, Any], run: Run, probe: Probe, device: str) -> tup
         "variants": variants,
         "model": model,
         "dataset": lambda: build(base["dataset"]),
+        "runs": runs_root(config["runs_dir"]),
     }
     return _rows(config, named, dictionary, **more).with_concepts(), base
 
