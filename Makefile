@@ -36,9 +36,13 @@ check: lint types test  ## lint, types and tests
 bench: $(STAMP)  ## measure the hot paths beside their peers
 	$(BIN)/python benchmarks/extract.py
 
+docs: $(STAMP)  ## make the pages of docs/ a site in site/
+	@$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --quiet
+
 bundled: $(STAMP)  ## train the bundled models again; TEXTS=FOLDER holds the two novels
 	$(BIN)/python scripts/make_bundled.py
 	$(BIN)/python scripts/make_bundled_texts.py
 	$(BIN)/python scripts/make_bundled_lm.py $(TEXTS)
 
-.PHONY: help install demo test format lint types check bench bundled
+.PHONY: help install demo test format lint types check bench docs bundled
