@@ -49,6 +49,11 @@ SMALL_TASKS: dict[str, Callable[[], dict[str, Any]]] = {
     "debias": lambda: {"data": Shapes(n=900), "plant": 0.8, "counts": [2], "randoms": 1},
 }
 
+#: Settings with which probes that train networks of their own are quick.
+SMALL_PROBES: dict[str, dict[str, Any]] = {
+    "information_plane": {"networks": 2, "epochs": 2, "points": 2, "rows": 32},
+}
+
 #: Data sets that only the Hub has, and tasks that are checked elsewhere on files of their own.
 ELSEWHERE = (
     *("cifar10", "cifar100", "mnist", "eurosat", "dtd", "food101", "flowers102", "pets", "cars", "aircraft"),
@@ -130,6 +135,8 @@ def test_contract(group, name, needed):
         settings["n"] = 12
     if group == "task":
         settings = {"model": CLIP(**needed["clip"]), **SMALL_TASKS[name]()}
+    if group == "probe":
+        settings = dict(SMALL_PROBES.get(name, {}))
     if name == "prototype":
         settings["classes"] = ["a", "b"]
     if name == "splice":

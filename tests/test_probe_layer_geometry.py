@@ -12,8 +12,9 @@ from tiny_clip import write_clip
 
 from vlsae.cli import main
 from vlsae.errors import UserError
-from vlsae.probes import cka, cka_unbiased, rsa
+from vlsae.probes import ccgp, cka, cka_unbiased, rsa
 from vlsae.probes.base import Representations
+from vlsae.probes.geometry import across_contexts
 from vlsae.probes.layer_geometry import Geometry
 from vlsae.probes.similarity_maps import similarity_maps
 from vlsae.probes.targets import Targets
@@ -73,6 +74,23 @@ def test_known_shapes_are_told():
     alignment = metrics["target_alignment/a/vision.1"]
     assert alignment.low < alignment.value < alignment.high
     assert alignment.value > metrics["target_alignment/a/vision.0"].high
+
+
+def test_contexts_are_folds_of_the_general_measure():
+    """Across contexts the folds are those of ``ccgp``; without a block, those of the other rows."""
+    representations, targets = world(80)
+    x = representations.rows("vision.1").read().numpy()[:, :4]
+    conditions = (2 * targets.select(["a"])[0].values + targets.select(["b"])[0].values).astype(int)
+    blocks = np.arange(80) % 4
+    found = across_contexts(x, conditions, blocks)
+    for row, kept in enumerate([np.arange(80), *(np.flatnonzero(blocks != block) for block in range(4))]):
+        for number, (positive, negative, folds) in enumerate(
+            [([2, 3], [0, 1], [0, 3]), ([1, 3], [0, 2], [0, 3]), ([1, 2], [0, 3], [0, 1, 2, 3])]
+        ):
+            general = ccgp(x[kept], conditions[kept], positive, negative).folds[folds].mean()
+            assert found[row, number] == pytest.approx(general, abs=1e-9)
+    with pytest.raises(UserError, match=r"Condition \d must have rows in at least two blocks"):
+        across_contexts(x, conditions, (conditions == 3).astype(int))
 
 
 def test_factors_that_never_meet_are_no_pair_and_it_is_said():

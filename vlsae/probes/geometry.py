@@ -21,6 +21,15 @@ EXHAUSTIVE = 6
 TIED, VANISHED = 1e-12, 1e-14
 
 
+#: Of conditions 2·first + second: the positive ones of first, second and their xor, and the pairs of a positive and a
+#: negative condition that share a context.
+CONTEXTS = (
+    ((2, 3), ((2, 0), (3, 1))),
+    ((1, 3), ((1, 0), (3, 2))),
+    ((1, 2), ((1, 0), (1, 3), (2, 0), (2, 3))),
+)
+
+
 class Parallelism(NamedTuple):
     """``value``, and ``pairing (m,)``: the negative condition matched to each positive one, ascending; ``exact``:
     whether every pairing was tried."""
@@ -96,6 +105,37 @@ def ccgp(x: Any, conditions: Any, positive: Any, negative: Any, C: float = 1.0) 
     right = (x @ fitted[:-1] + fitted[-1] > 0) == truth[:, None]
     folds = 0.5 * (_share(right, number == held_one) + _share(right, number == held_other))
     return CCGP(float(folds.mean()), folds)
+
+
+def across_contexts(x: Any, conditions: Any, blocks: Any, C: float = 1.0) -> np.ndarray:
+    """Return how well two binary factors and their xor carry over between contexts ``(B + 1, 3)``, all fits at once.
+
+    ``conditions (n,)`` of ``x (n, d)`` are 2·first + second. One of the dichotomies is learned at one value of another
+    factor and scored at the other value, each condition counting one half: the folds of :func:`ccgp` whose held-out
+    conditions share a context. Held out across contexts, even a perfect square leaves two points between which nothing
+    tells which factor was meant. The first row is of all rows, the others each without one of ``blocks (n,)``.
+    Raises ``ValueError`` for a condition that a block holds alone.
+    """
+    x = matrix(x, "x")
+    conditions, blocks = integers(conditions, "conditions", len(x)), integers(blocks, "blocks", len(x))
+    names = np.unique(blocks)
+    there = np.vstack([np.ones(len(x), dtype=bool), blocks != names[:, None]])
+    for number in range(4):
+        if not (there & (conditions == number)).any(axis=1).all():
+            raise UserError(f"Condition {number} must have rows in at least two blocks, or none is left without one.")
+    held = np.array([(one, other) for _, pairs in CONTEXTS for one, other in pairs])
+    sides = np.array([positive for positive, pairs in CONTEXTS for _ in pairs])
+    truth = (conditions[:, None, None] == sides).any(axis=2)
+    learned = (conditions[:, None, None] != held).all(axis=2)
+    kept = np.einsum("bn,nf->nbf", there, learned).reshape(len(x), -1).astype(np.float64)
+    targets = np.tile(truth, len(there)).astype(np.float64)
+    fitted = solve(x, targets, kept, above_zero(C, "C"))
+    right = ((x @ fitted[:-1] + fitted[-1] > 0) == targets).reshape(len(x), len(there), len(held))
+    scored = there.T[:, :, None]
+    ones, others = (scored & (conditions[:, None] == held[:, side])[:, None] for side in range(2))
+    folds = 0.5 * (_share(right, ones) + _share(right, others))
+    counts = np.cumsum([len(pairs) for _, pairs in CONTEXTS])[:-1]
+    return np.stack([part.mean(axis=1) for part in np.split(folds, counts, axis=1)], axis=1)
 
 
 def _share(right: np.ndarray, among: np.ndarray) -> np.ndarray:

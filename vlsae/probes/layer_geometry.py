@@ -16,7 +16,7 @@ from vlsae.errors import UserError
 from vlsae.probes.base import Probe, Representations, SiteRows
 from vlsae.probes.dimension import participation_ratio, twonn
 from vlsae.probes.folds import grouped_folds
-from vlsae.probes.geometry import ccgp, parallelism_score
+from vlsae.probes.geometry import across_contexts, parallelism_score
 from vlsae.probes.logistic import fit_logistic
 from vlsae.probes.scores import grouped_means
 from vlsae.probes.similarity import cka
@@ -24,7 +24,7 @@ from vlsae.probes.similarity_maps import similarity_maps
 from vlsae.probes.targets import Target, Targets
 from vlsae.progress import progress
 from vlsae.result import HeatMap, Measure, Plot, Result, Series, Table
-from vlsae.statistics import Interval, jackknife
+from vlsae.statistics import Interval, jackknife, jackknife_interval
 
 #: A pair of factors is used where each of its four conditions has at least so many samples.
 FEWEST = 10
@@ -36,11 +36,8 @@ MAPS = {"cka": "CKA", "cka_unbiased": "CKA, unbiased", "rsa": "RSA"}
 ROWS_A_COLUMN = 10
 
 
-#: The conditions for and against each dichotomy, and its folds of cross-condition generalisation in which the held-out
-#: conditions share the other target: from one context to the other. Held out across contexts, even a perfect square
-#: leaves nothing to tell which of its two factors was meant.
+#: The conditions for and against the two targets of a pair and their xor.
 SIDES = (([2, 3], [0, 1]), ([1, 3], [0, 2]), ([1, 2], [0, 3]))
-CONTEXTS = ([0, 3], [0, 3], [0, 1, 2, 3])
 
 
 class Pair(NamedTuple):
@@ -167,19 +164,14 @@ class Geometry(Probe):
     ) -> list[list[Any]]:
         """Return a row a dichotomy: parallelism, cross-condition generalisation and decoding, and the mean decoding."""
 
-        def geometry(rows: np.ndarray) -> np.ndarray:
+        def parallelism(rows: np.ndarray) -> np.ndarray:
             own, conditions = x[rows], pair.conditions[rows]
             means = np.stack([own[conditions == number].mean(axis=0) for number in range(4)])
-            found = [
-                (
-                    parallelism_score(means, *side).value,
-                    ccgp(own, conditions, *side, C=self.penalty).folds[folds].mean(),
-                )
-                for side, folds in zip(SIDES, CONTEXTS)
-            ]
-            return np.array(found)
+            return np.array([parallelism_score(means, *side).value for side in SIDES])
 
-        found = jackknife(geometry, blocks)
+        parallel = jackknife(parallelism, blocks)
+        carried = across_contexts(x, pair.conditions, blocks, self.penalty)
+        carried_over = jackknife_interval(carried[0], carried[1:])
         truth = np.stack([np.isin(pair.conditions, side[0]) for side in SIDES], axis=1).astype(np.float64)
         # Each condition counts alike, so that a guess by frequency stays at one half.
         weights = len(x) / (4 * np.bincount(pair.conditions, minlength=4)[pair.conditions])
@@ -191,7 +183,7 @@ class Geometry(Probe):
         for number, name in enumerate(pair.names):
             decoding = [float(np.clip(part[number], 0, 1)) for part in (decoded.estimate, decoded.low, decoded.high)]
             rows.append(
-                [site, pair.first, pair.second, name, *_three(found, (number, 0)), *_three(found, (number, 1))]
+                [site, pair.first, pair.second, name, *_three(parallel, number), *_three(carried_over, number)]
                 + decoding
                 + [float(np.clip(part[-1], 0, 1)) for part in (decoded.estimate, decoded.low, decoded.high)]
             )
