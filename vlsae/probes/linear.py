@@ -17,7 +17,7 @@ from vlsae.probes.base import Measured, Probe, Representations, SiteRows
 from vlsae.probes.entities import MANY, repeated
 from vlsae.probes.findings import Finding, result_of
 from vlsae.probes.folds import grouped_folds, lacking
-from vlsae.probes.nested import Nested, nested
+from vlsae.probes.nested import Nested, nested, with_penalties
 from vlsae.probes.online_code import code_length
 from vlsae.probes.targets import Target, Targets
 from vlsae.progress import progress
@@ -25,7 +25,7 @@ from vlsae.progress import progress
 logger = logging.getLogger(__name__)
 
 #: λ of Σ loss + λ/2 ‖w‖², on columns of unit variance.
-PENALTIES = [1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4]
+PENALTIES = [1.0, 1e1, 1e2, 1e3, 1e4]
 
 #: The site that stands for the words of the texts alone, and how many of them it counts.
 WORDS, MOST_WORDS = "words", 1000
@@ -50,7 +50,7 @@ class Linear(Probe):
         penalties: list[Penalty] | None = None,
         scale: bool = True,
         components: Annotated[int, Range(1, None)] | None = None,
-        samples: Annotated[int, Range(10, None)] | None = 2000,
+        samples: Annotated[int, Range(10, None)] | None = 1000,
         control: bool = True,
         words: bool = True,
         code_length: Annotated[int, Range(0, None)] = 1,
@@ -131,9 +131,9 @@ class Linear(Probe):
             controls: list[Any] = [None] * len(part)
             if self.control:
                 shuffled = _control(y, types[held], seed)
-                controls = list(
-                    zip(nested(own, shuffled, place, self.penalties, classes, scale=self.scale), shuffled.T)
-                )
+                # The control task asks what the same probe can learn, so its penalty is not chosen anew.
+                same = np.stack([fit.penalties for fit in fits], axis=1)
+                controls = list(zip(with_penalties(own, shuffled, place, same, classes, scale=self.scale), shuffled.T))
             bits = np.full(len(part), np.nan)
             if self.code_length and classes:
                 draws = [

@@ -49,6 +49,13 @@ def nested(
     return found
 
 
+def with_penalties(
+    x: np.ndarray, y: np.ndarray, folds: np.ndarray, penalties: np.ndarray, classes: int, *, scale: bool = True
+) -> list[Nested]:
+    """Return the cross-validation of each target ``y (n, T)`` by probes of given ``penalties (K + 1, T)``."""
+    return _score(Design(x, folds, scale=scale), y, penalties, classes)
+
+
 def losses(found: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
     """Return the log-loss, or half the squared error, ``(r, P)`` of scores ``(r, P, C)`` at values ``y (r, P)``."""
     if classes == 0:
