@@ -18,9 +18,9 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What makes a stage's command small; it takes the place of the reader's own sizes.
 TRAINING = ["train.epochs=2", "train.evaluate.bootstrap=10"]
 SMALL = {
-    "train": ["--limit", "200", *TRAINING],
-    "probe": ["--limit", "200", "probe.code_length=0", "probe.resamples=100"],
-    "enhance": ["--limit", "200", "enhance.resamples=20", *TRAINING],
+    "train": ["--limit", "150", *TRAINING],
+    "probe": ["--limit", "150", "probe.code_length=0", "probe.resamples=100"],
+    "enhance": ["--limit", "150", "enhance.resamples=20", *TRAINING],
     "aqi": ["--limit", "120", "aqi.permutations=9", "aqi.blocks=5"],
 }
 
