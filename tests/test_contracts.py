@@ -52,6 +52,7 @@ SMALL_TASKS: dict[str, Callable[[], dict[str, Any]]] = {
 #: Settings with which probes that train networks of their own are quick.
 SMALL_PROBES: dict[str, dict[str, Any]] = {
     "information_plane": {"networks": 2, "epochs": 2, "points": 2, "rows": 32},
+    "feature_bias": {"networks": 2, "steps": 2, "items": 64},
 }
 
 #: Data sets that only the Hub has, and tasks that are checked elsewhere on files of their own.
