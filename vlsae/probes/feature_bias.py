@@ -53,9 +53,9 @@ class Trained:
 class FeatureBias(Probe):
     """Variance of each hidden layer that two features explain, in networks trained here to compute both.
 
-    Inputs are 16 fair bits. ``difficulty``: a bit against the parity of ``parity`` others; ``order``: of two bits
-    one is trained alone for the first half; ``prevalence``: one counts in a share ``rare`` of the items only; ``equal``: two
-    bits alike, the control. ``networks`` seeds are trained side by side.
+    Inputs are 16 fair bits. ``difficulty``: a bit against the parity of ``parity`` others; ``order``: two bits, one of
+    which is trained alone for the first half; ``prevalence``: two bits, one of which counts in a share ``rare`` of the
+    items; ``equal``: two bits alike, the control. ``networks`` seeds are trained side by side.
     """
 
     reads = "nothing"

@@ -13,7 +13,8 @@ import numpy as np
 
 from vlsae.bounds import Range
 from vlsae.errors import UserError
-from vlsae.probes.base import Probe, Representations, SiteRows
+from vlsae.probes.base import Probe, Representations
+from vlsae.probes.by_sample import rows_by_sample
 from vlsae.probes.dimension import participation_ratio, twonn
 from vlsae.probes.folds import grouped_folds
 from vlsae.probes.geometry import across_contexts, parallelism_score
@@ -85,7 +86,7 @@ class Geometry(Probe):
     def measure(self, representations: Representations, targets: Targets) -> Result:
         """Return each site's geometry and the similarity of any two sites, with jackknife intervals over groups."""
         chosen, others = self._samples(representations, targets)
-        sites = {site: _by_sample(rows, chosen) for site, rows in representations}
+        sites = {site: rows_by_sample(rows, chosen) for site, rows in representations}
         theirs = {f"other:{site}": rows for site, rows in others.items()}
         blocks = _blocks(targets.groups[chosen], self.blocks, representations.seed)
         known = self._targets(targets)
@@ -135,7 +136,7 @@ class Geometry(Probe):
         chosen = np.sort(drawn)
         if other is None:
             return chosen, {}
-        return chosen, {site: _by_sample(rows, place[chosen]) for site, rows in other}
+        return chosen, {site: rows_by_sample(rows, place[chosen]) for site, rows in other}
 
     def _inputs(self, sites: Mapping[str, np.ndarray]) -> dict[str, str]:
         """Return the site that stands for the input of each site."""
@@ -218,20 +219,6 @@ def _opened(reference: str, representations: Representations) -> Representations
     if run.stage != "extract":
         raise UserError(f"{run.id} is a run of the stage {run.stage}.", "probe.other names a run of extract.")
     return Representations.of_store(Store.open(run.path / "representations"))
-
-
-def _by_sample(rows: SiteRows, chosen: np.ndarray) -> np.ndarray:
-    """Return the mean row ``(n, d)`` of each chosen sample, on one scale: columns have a mean variance of 1."""
-    values = rows.read().numpy().astype(np.float64)
-    place = np.full(max(int(rows.sample.max()), int(chosen.max())) + 1, -1)
-    place[chosen] = np.arange(len(chosen))
-    number = place[rows.sample]
-    kept = number >= 0
-    sums = np.zeros((len(chosen), values.shape[1]))
-    np.add.at(sums, number[kept], values[kept])
-    means = sums / np.bincount(number[kept], minlength=len(chosen))[:, None]
-    spread = np.sqrt(means.var(axis=0).mean())
-    return means if spread == 0 else means / spread
 
 
 def _blocks(groups: np.ndarray, blocks: int, seed: int) -> np.ndarray:
