@@ -101,6 +101,15 @@ def test_factors_that_never_meet_are_no_pair_and_it_is_said():
     assert not any(name.startswith("ccgp") for name in result.metrics)
 
 
+def test_a_site_that_does_not_vary_is_no_input():
+    representations, targets = world(60)
+    sites = {site: rows.read() for site, rows in representations}
+    still = Representations.of_arrays({"vision.before": np.ones((60, 3)), **sites}, targets.samples)
+    result = Geometry(blocks=5).measure(still, targets)
+    assert result.metrics["input_alignment/vision.0"].value == pytest.approx(1)
+    assert "the input is vision.0" in result.notes[0]
+
+
 def test_mistakes_are_named():
     representations, targets = world(60)
     with pytest.raises(UserError, match=r"There is no site 'pixels'"):

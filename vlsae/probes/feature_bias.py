@@ -205,8 +205,8 @@ def _notes(found: Mapping[str, Trained], networks: int) -> Sequence[str]:
         left = networks - int(trained.learned.sum())
         if left:
             notes.append(
-                f"{contrast}: {left} of {networks} networks did not learn both features to {LEARNED:.0%}; they are left "
-                "out, for features can only be compared where both are computed. More steps may mend it."
+                f"{contrast}: {left} of {networks} networks did not learn both features to {LEARNED:.0%}; they are "
+                "left out, for features can only be compared where both are computed. More steps may mend it."
             )
     return notes
 

@@ -18,6 +18,7 @@ from vlsae.probes.by_sample import rows_by_sample
 from vlsae.probes.dimension import participation_ratio, twonn
 from vlsae.probes.folds import grouped_folds
 from vlsae.probes.geometry import across_contexts, parallelism_score
+from vlsae.probes.inputs import varying
 from vlsae.probes.logistic import fit_logistic
 from vlsae.probes.scores import grouped_means
 from vlsae.probes.similarity import cka
@@ -58,7 +59,7 @@ class Geometry(Probe):
     """Dimension, alignment with input and targets, abstraction of factors, and similarity of any two sites.
 
     Every sample is one row of each site, the mean of its rows there. ``input`` names the site that stands for the
-    input, by default each stream's first. ``other`` names a finished extraction of the same samples, whose sites are
+    input, by default the first of each stream that varies. ``other`` names a finished extraction of the same samples, whose sites are
     compared too. ``pairs`` pairs of binary targets of different factors, those whose rarest condition is most frequent,
     give cross-condition generalisation, parallelism and shattering. Intervals leave out ``blocks`` blocks of groups.
     """
@@ -145,9 +146,11 @@ class Geometry(Probe):
                 raise UserError(f"There is no site {self.input!r} here.", f"There are {', '.join(sites)}.")
             return dict.fromkeys(sites, self.input)
         first: dict[str, str] = {}
-        for site in sites:
-            first.setdefault(site.split(".")[0], site)
-        return {site: first[site.split(".")[0]] for site in sites}
+        for site, x in sites.items():
+            # Before the first block a pooled token may be the same for every input.
+            if varying(x).any():
+                first.setdefault(site.split(".")[0], site)
+        return {site: first.get(site.split(".")[0], site) for site in sites}
 
     def _abstract(
         self, sites: Mapping[str, np.ndarray], pairs: Sequence[Pair], groups: np.ndarray, blocks: np.ndarray, seed: int
@@ -184,7 +187,14 @@ class Geometry(Probe):
         for number, name in enumerate(pair.names):
             decoding = [float(np.clip(part[number], 0, 1)) for part in (decoded.estimate, decoded.low, decoded.high)]
             rows.append(
-                [site, pair.first, pair.second, name, *_three(parallel, number), *_three(carried_over, number)]
+                [
+                    site,
+                    pair.first,
+                    pair.second,
+                    name,
+                    *_within(_three(parallel, number), -1),
+                    *_within(_three(carried_over, number), 0),
+                ]
                 + decoding
                 + [float(np.clip(part[-1], 0, 1)) for part in (decoded.estimate, decoded.low, decoded.high)]
             )
@@ -311,6 +321,11 @@ def _maps(
 
 def _three(found: Interval, place: Any) -> tuple[float, float, float]:
     return tuple(float(np.asarray(part)[place]) for part in (found.estimate, found.low, found.high))  # type: ignore[return-value]
+
+
+def _within(values: tuple[float, float, float], lowest: float) -> tuple[float, float, float]:
+    """Return a value and its ends no further than the measure goes: to ``lowest`` and 1."""
+    return tuple(float(np.clip(value, lowest, 1)) for value in values)  # type: ignore[return-value]
 
 
 def _shape_metrics(shapes: Sequence[Shape]) -> dict[str, Measure]:

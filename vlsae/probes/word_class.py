@@ -107,7 +107,7 @@ class WordClass(Probe):
         large = numbers[counts >= self.fewest]
         if len(large) < 2:
             raise UserError(
-                f"{len(large)} classes of {target.name} have {self.fewest} of the {len(drawn)} samples drawn; two are needed.",
+                f"{len(large)} classes of {target.name} have {self.fewest} of {len(drawn)} samples; two are needed.",
                 "Use more samples, or a lower probe.fewest.",
             )
         kept = np.sort(drawn[np.isin(target.values[drawn], large)])
@@ -131,8 +131,8 @@ class WordClass(Probe):
             return []
         flat = _plane(x, self.map, seed)
         return [
-            Series(target.classes[number], *flat[numbers == number].T.tolist(), panel=site)
-            for number in np.unique(numbers)
+            Series(target.classes[number], flat[own, 0].tolist(), flat[own, 1].tolist(), panel=site)
+            for number, own in ((number, numbers == number) for number in np.unique(numbers))
         ]
 
 
@@ -176,8 +176,8 @@ def _plot(values: Sequence[Sequence[Any]]) -> Plot:
 VALUE_COLUMNS = ["site", "target", "GDV", "low", "high", "shuffled", "shuffled low", "shuffled high", "p"]
 DISTANCE_COLUMNS = ["site", "target", "class", "other class", "distance"]
 VALUES = (
-    "0: classes do not lie apart, −1: perfectly. 95 % jackknife intervals over blocks of groups; shuffled: mean and 95 % "
-    "of values of shuffled classes."
+    "0: classes do not lie apart, −1: perfectly. 95 % jackknife intervals over blocks of groups; shuffled: mean and "
+    "95 % of values of shuffled classes."
 )
 DISTANCES = "Of columns scaled alike, over the root of their number; a class with itself: mean distance within it."
 MAPS = "For the eye only; values are of all columns."
