@@ -42,6 +42,13 @@ def stage(tmp_path, monkeypatch):
 
 
 class TestList:
+    def test_a_partial_run_says_so_wherever_it_shows(self, call, runs_dir):
+        whole, part = done_run(runs_dir, "a"), done_run(runs_dir, "b", identity={"limit": 40})
+        listed = {line.split()[0]: line for line in call("list")[1].splitlines() if line.strip()}
+        assert "partial" in listed[part.id]
+        assert "partial" not in listed[whole.id]
+        assert "done (partial)" in call("show", part.id)[1]
+
     def test_json(self, call, runs_dir):
         first, second = done_run(runs_dir, "a"), new_run(runs_dir, "b")
         broken = done_run(runs_dir, "c")

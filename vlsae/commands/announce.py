@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 def announce(run: Run) -> None:
     """Print the run's main numbers and its folder."""
-    from vlsae.commands.tables import console, metrics_table, rows_table
+    from vlsae.commands.tables import console, is_partial, metrics_table, rows_table
     from vlsae.reporting.numbers import HEADLINE
     from vlsae.runs.metrics import read_summary
     from vlsae.runs.results import TABLES, read_result_file, read_table
@@ -19,7 +19,7 @@ def announce(run: Run) -> None:
     metrics = (read_summary(run.path) or {"metrics": {}})["metrics"]
     found = read_result_file(run.path) or {"notes": [], "headline": [], "tables": []}
     names = [name for name in found["headline"] or HEADLINE if name in metrics] or list(metrics)
-    title = run.id + (" (partial: --limit)" if run.manifest["identity"].get("limit") else "")
+    title = run.id + (" (partial: --limit)" if is_partial(run.manifest) else "")
     shown.print(metrics_table({"metrics": {name: metrics[name] for name in names}}, title))
     if len(names) < len(metrics):
         shown.print(f"{len(metrics) - len(names)} more metrics in summary.json")

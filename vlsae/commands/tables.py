@@ -39,7 +39,8 @@ def runs_table(entries: Iterable[Entry]) -> Table:
         manifest = entry.manifest or {}
         note = entry.fault or manifest.get("error") or _choices(manifest.get("choices", {}))
         time = duration(entry.start, manifest.get("end"), entry.status == "running") if manifest else ""
-        table.add_row(Text(str(entry.id)), status(entry.status), Text(entry.start[:19]), time, Text(str(note)))
+        shown = status(entry.status, is_partial(manifest))
+        table.add_row(Text(str(entry.id)), shown, Text(entry.start[:19]), time, Text(str(note)))
     return table
 
 
@@ -50,7 +51,7 @@ def facts_table(path: Path, manifest: Mapping[str, Any], root: Path) -> Table:
     table.add_column(overflow="fold")
     table.add_row("run", Text(manifest["run_id"]))
     table.add_row("path", Text(str(path)))
-    table.add_row("status", status(manifest["status"]))
+    table.add_row("status", status(manifest["status"], is_partial(manifest)))
     if manifest["error"]:
         table.add_row("error", Text(manifest["error"], style="red"))
     time = duration(manifest["start"], manifest["end"], manifest["status"] == "running")
@@ -117,9 +118,14 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def status(name: str) -> Text:
+def is_partial(manifest: Mapping[str, Any]) -> bool:
+    """Tell whether a run was made with ``--limit``, which is said wherever the run shows."""
+    return bool(manifest.get("identity", {}).get("limit"))
+
+
+def status(name: str, partial: bool = False) -> Text:
     """Return a status in its colour."""
-    return Text(name, style=STYLES.get(name, ""))
+    return Text(f"{name} (partial)" if partial else name, style=STYLES.get(name, ""))
 
 
 def number(value: float | None) -> str:
