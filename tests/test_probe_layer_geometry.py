@@ -14,8 +14,8 @@ from vlsae.cli import main
 from vlsae.errors import UserError
 from vlsae.probes import ccgp, cka, cka_unbiased, rsa
 from vlsae.probes.base import Representations
-from vlsae.probes.geometry import across_contexts
-from vlsae.probes.layer_geometry import Geometry
+from vlsae.probes.conditions import across_contexts
+from vlsae.probes.geometry import Geometry
 from vlsae.probes.similarity_maps import similarity_maps
 from vlsae.probes.targets import Targets
 from vlsae.runs import input_run

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from vlsae import lazy
 
 if TYPE_CHECKING:
+    from vlsae.probes.conditions import CCGP, Parallelism, ccgp, parallelism_score
     from vlsae.probes.depth_points import GatedJump, depth_metrics, gated_jump
     from vlsae.probes.dimension import TwoNN, participation_ratio, twonn
-    from vlsae.probes.geometry import CCGP, Parallelism, ccgp, parallelism_score
     from vlsae.probes.information import KDEBounds, MutualInformation, mi_binned, mi_kde
     from vlsae.probes.logistic import LogisticFit, fit_logistic
     from vlsae.probes.ridge import RidgePath, ridge_path
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from vlsae.probes.variance import VarianceExplained, variance_explained
 
 _HOMES = {
-    "CCGP": "geometry",
+    "CCGP": "conditions",
     "GDV": "separability",
     "GatedJump": "depth_points",
     "KDEBounds": "information",
     "LogisticFit": "logistic",
     "MutualInformation": "information",
-    "Parallelism": "geometry",
+    "Parallelism": "conditions",
     "RidgePath": "ridge",
     "TwoNN": "dimension",
     "VarianceExplained": "variance",
-    "ccgp": "geometry",
+    "ccgp": "conditions",
     "cka": "similarity",
     "cka_unbiased": "similarity",
     "depth_metrics": "depth_points",
@@ -38,7 +38,7 @@ _HOMES = {
     "hsic_unbiased": "similarity",
     "mi_binned": "information",
     "mi_kde": "information",
-    "parallelism_score": "geometry",
+    "parallelism_score": "conditions",
     "participation_ratio": "dimension",
     "ridge_path": "ridge",
     "rsa": "similarity",

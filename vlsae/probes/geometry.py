@@ -1,164 +1,443 @@
-"""Geometry of conditions: parallelism score and cross-condition generalisation (Bernardi et al., 2020).
+"""probe=geometry: the shape of each layer's rows, and how alike any two layers, runs or models are.
 
-Shapes: n rows, d columns, P conditions; a dichotomy sets m conditions (positive) against m others (negative).
+Shapes: n samples, S sites, B blocks of groups.
 """
 
 from __future__ import annotations
 
-from itertools import permutations
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from vlsae.bounds import Range
 from vlsae.errors import UserError
-from vlsae.probes.inputs import above_zero, integers, matrix
-from vlsae.probes.logistic import solve
+from vlsae.probes.base import Probe, Representations
+from vlsae.probes.by_sample import rows_by_sample
+from vlsae.probes.conditions import across_contexts, parallelism_score
+from vlsae.probes.dimension import participation_ratio, twonn
+from vlsae.probes.folds import grouped_folds
+from vlsae.probes.inputs import varying
+from vlsae.probes.logistic import fit_logistic
+from vlsae.probes.scores import grouped_means
+from vlsae.probes.similarity import cka
+from vlsae.probes.similarity_maps import similarity_maps
+from vlsae.probes.targets import Target, Targets
+from vlsae.progress import progress
+from vlsae.result import HeatMap, Measure, Plot, Result, Series, Table
+from vlsae.statistics import Interval, jackknife, jackknife_interval
 
-#: Up to this m all m! pairings are tried.
-EXHAUSTIVE = 6
+#: A pair of factors is used where each of its four conditions has at least so many samples.
+FEWEST = 10
 
-#: Pairings whose scores differ by less are ties; and differences of means below this share of the means are none.
-TIED, VANISHED = 1e-12, 1e-14
+#: Names of the similarity maps, as of :class:`~vlsae.probes.similarity_maps.SimilarityMaps`.
+MAPS = {"cka": "CKA", "cka_unbiased": "CKA, unbiased", "rsa": "RSA"}
 
-
-#: Of conditions 2·first + second: the positive ones of first, second and their xor, and the pairs of a positive and a
-#: negative condition that share a context.
-CONTEXTS = (
-    ((2, 3), ((2, 0), (3, 1))),
-    ((1, 3), ((1, 0), (3, 2))),
-    ((1, 2), ((1, 0), (1, 3), (2, 0), (2, 3))),
-)
-
-
-class Parallelism(NamedTuple):
-    """``value``, and ``pairing (m,)``: the negative condition matched to each positive one, ascending; ``exact``:
-    whether every pairing was tried."""
-
-    value: float
-    pairing: np.ndarray
-    exact: bool
+#: Cells with fewer rows than this times the smaller width are where biased CKA misleads.
+ROWS_A_COLUMN = 10
 
 
-class CCGP(NamedTuple):
-    """``value``, the mean of ``folds (m²,)``: accuracies on held-out pairs, all negatives of the first positive
-    first, conditions ascending."""
-
-    value: float
-    folds: np.ndarray
+#: The conditions for and against the two targets of a pair and their xor.
+SIDES = (([2, 3], [0, 1]), ([1, 3], [0, 2]), ([1, 2], [0, 3]))
 
 
-def parallelism_score(means: Any, positive: Any, negative: Any) -> Parallelism:
-    """Return the parallelism of a dichotomy of condition ``means (P, d)``: the largest mean cosine over pairings.
+class Pair(NamedTuple):
+    """Two binary targets and the number of each sample's condition ``(n,)``: 2·first + second."""
 
-    ``positive``, ``negative`` ``(m,)`` are condition numbers, rows of ``means``. Cosines are between the differences
-    positive less negative of two pairs. Up to m = 6 of all pairings, the first in ascending order where several tie;
-    above that of the pairing of least squared distance, a lower bound. m = 1, and pairs of equal means: NaN.
-    Raises ``ValueError`` for conditions that are not there, repeat, or do not number the same on both sides.
+    first: str
+    second: str
+    conditions: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """The three balanced dichotomies of the conditions: both targets, and whether they differ."""
+        return self.first, self.second, f"{self.first} xor {self.second}"
+
+
+class Geometry(Probe):
+    """Dimension, alignment with input and targets, abstraction of factors, and similarity of any two sites.
+
+    Every sample is one row of each site, the mean of its rows there. ``input`` names the site that stands for the
+    input, by default the first of each stream that varies. ``other`` names a finished extraction of the same samples,
+    whose sites are compared too. ``pairs`` pairs of binary targets of different factors, those whose rarest condition
+    is most frequent, give cross-condition generalisation, parallelism and shattering. Intervals leave out ``blocks``
+    blocks of groups.
     """
-    means = matrix(means, "means")
-    if len(np.atleast_1d(positive)) != len(np.atleast_1d(negative)):
-        raise UserError(f"positive and negative must be equally many; got {len(positive)} and {len(negative)}.")
-    ones, others = _sides(positive, negative, np.arange(len(means)))
-    m = len(ones)
-    differences = means[ones][:, None] - means[others]
-    lengths = np.linalg.norm(differences, axis=2, keepdims=True)
-    size = np.abs(means).max() * np.sqrt(means.shape[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        directions = np.where(lengths > VANISHED * size, differences / lengths, np.nan).reshape(m * m, -1)
-    exact = m <= EXHAUSTIVE
-    if exact:
-        candidates = np.array(list(permutations(range(m))))
-    else:
-        candidates = _nearest(lengths[..., 0] ** 2)
-    first, second = np.triu_indices(m, 1)
-    pairs = np.arange(m) * m + candidates
-    cosines = directions @ directions.T
-    scores = cosines[pairs[:, first], pairs[:, second]].sum(axis=1) / max(1, len(first))
-    if m == 1 or np.isnan(scores).all():
-        return Parallelism(float("nan"), others[candidates[0]], exact)
-    best = np.nanmax(scores)
-    chosen = int(np.argmax(scores >= best - TIED))
-    return Parallelism(float(scores[chosen]), others[candidates[chosen]], exact)
+
+    def __init__(
+        self,
+        *,
+        targets: list[str] | None = None,
+        samples: Annotated[int, Range(20, None)] = 500,
+        pairs: Annotated[int, Range(0, None)] = 4,
+        input: str | None = None,
+        other: str | None = None,
+        penalty: Annotated[float, Range(1e-6, 1e6)] = 1.0,
+        blocks: Annotated[int, Range(4, 100)] = 10,
+    ) -> None:
+        self.targets, self.samples, self.pairs, self.input, self.other = targets, samples, pairs, input, other
+        self.penalty, self.blocks = penalty, blocks
+
+    def check(self, targets: Targets) -> None:
+        """Raise ``UserError`` for targets that are not there and for fewer groups than blocks."""
+        if self.targets is not None:
+            targets.select(self.targets)
+        _blocks(targets.groups, self.blocks, 0)
+
+    def measure(self, representations: Representations, targets: Targets) -> Result:
+        """Return each site's geometry and the similarity of any two sites, with jackknife intervals over groups."""
+        chosen, others = self._samples(representations, targets)
+        sites = {site: rows_by_sample(rows, chosen) for site, rows in representations}
+        theirs = {f"other:{site}": rows for site, rows in others.items()}
+        blocks = _blocks(targets.groups[chosen], self.blocks, representations.seed)
+        known = self._targets(targets)
+        inputs = self._inputs(sites)
+        pairs = _pairs(known, chosen, blocks, self.pairs)
+        coded = {one.name: _code(one, chosen) for one in known if one.labelled[chosen].all()}
+        shapes = _shapes(sites, inputs, coded, blocks)
+        abstract = self._abstract(sites, pairs, targets.groups[chosen], blocks, representations.seed)
+        maps = _maps(list(sites), [*sites.values()], list(theirs), [*theirs.values()], blocks)
+        notes = self._notes(sites, pairs, inputs, targets)
+        metrics = {**_shape_metrics(shapes), **_abstract_metrics(abstract)}
+        tables = [
+            Table("sites", "Geometry of each site", SHAPE_COLUMNS, _shape_rows(shapes), SHAPES, shown=True),
+            Table("targets", "Kernel alignment with each target", TARGET_COLUMNS, _target_rows(shapes), ALIGNMENTS),
+            Table("pairs", "Factor pairs at each site", PAIR_COLUMNS, abstract, ABSTRACT),
+            Table("similarity", "Similarity of any two sites", MAP_COLUMNS, maps, SIMILARITY),
+        ]
+        plots: list[Plot | HeatMap] = [_dimension_plot(shapes), _alignment_plot(shapes)]
+        if abstract:
+            plots.append(_abstract_plot(abstract))
+        plots += _heat_maps(maps)
+        headline = [f"participation_ratio/{site}" for site in sites]
+        return Result(metrics, tables, plots, notes, headline)
+
+    def _targets(self, targets: Targets) -> list[Target]:
+        return targets.usable()[0] if self.targets is None else targets.select(self.targets)
+
+    def _samples(self, representations: Representations, targets: Targets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the samples that every site has rows of, at most ``samples`` drawn by the seed; and the other run's
+        rows of them by site."""
+        have = np.ones(len(targets), dtype=bool)
+        for _, rows in representations:
+            have &= np.bincount(rows.sample, minlength=len(targets)) > 0
+        other, place = None, np.empty(0, dtype=np.int64)
+        if self.other is not None:
+            other = _opened(self.other, representations)
+            ids = {one: row for row, one in enumerate(other.samples["sample_id"].to_pylist())}  # type: ignore[index]
+            place = np.array([ids.get(one, -1) for one in targets.samples["sample_id"].to_pylist()], dtype=np.int64)
+            have &= place >= 0
+        there = np.flatnonzero(have)
+        if len(there) < self.blocks * 2:
+            raise UserError(
+                f"{len(there)} samples have rows at every site, too few for {self.blocks} blocks.",
+                "Use more samples of the same data, or fewer blocks: probe.blocks=4.",
+            )
+        drawn = np.random.default_rng(representations.seed).permutation(there)[: self.samples]
+        chosen = np.sort(drawn)
+        if other is None:
+            return chosen, {}
+        return chosen, {site: rows_by_sample(rows, place[chosen]) for site, rows in other}
+
+    def _inputs(self, sites: Mapping[str, np.ndarray]) -> dict[str, str]:
+        """Return the site that stands for the input of each site."""
+        if self.input is not None:
+            if self.input not in sites:
+                raise UserError(f"There is no site {self.input!r} here.", f"There are {', '.join(sites)}.")
+            return dict.fromkeys(sites, self.input)
+        first: dict[str, str] = {}
+        for site, x in sites.items():
+            # Before the first block a pooled token may be the same for every input.
+            if varying(x).any():
+                first.setdefault(site.split(".")[0], site)
+        return {site: first.get(site.split(".")[0], site) for site in sites}
+
+    def _abstract(
+        self, sites: Mapping[str, np.ndarray], pairs: Sequence[Pair], groups: np.ndarray, blocks: np.ndarray, seed: int
+    ) -> list[list[Any]]:
+        rows: list[list[Any]] = []
+        with progress("factor pairs", len(sites) * len(pairs), "pairs") as advance:
+            for site, x in sites.items():
+                for pair in pairs:
+                    rows += self._pair(site, x, pair, groups, blocks, seed)
+                    advance(1, site)
+        return rows
+
+    def _pair(
+        self, site: str, x: np.ndarray, pair: Pair, groups: np.ndarray, blocks: np.ndarray, seed: int
+    ) -> list[list[Any]]:
+        """Return a row a dichotomy: parallelism, cross-condition generalisation and decoding, and the mean decoding."""
+
+        def parallelism(rows: np.ndarray) -> np.ndarray:
+            own, conditions = x[rows], pair.conditions[rows]
+            means = np.stack([own[conditions == number].mean(axis=0) for number in range(4)])
+            return np.array([parallelism_score(means, *side).value for side in SIDES])
+
+        parallel = jackknife(parallelism, blocks)
+        carried = across_contexts(x, pair.conditions, blocks, self.penalty)
+        carried_over = jackknife_interval(carried[0], carried[1:])
+        truth = np.stack([np.isin(pair.conditions, side[0]) for side in SIDES], axis=1).astype(np.float64)
+        # Each condition counts alike, so that a guess by frequency stays at one half.
+        weights = len(x) / (4 * np.bincount(pair.conditions, minlength=4)[pair.conditions])
+        fit = fit_logistic(x, truth, blocks, self.penalty, np.repeat(weights[:, None], len(SIDES), axis=1))
+        hits = ((fit.probabilities > 0.5) == (truth == 1)) * weights[:, None]
+        columns = np.column_stack([hits, hits.mean(axis=1)])
+        decoded = grouped_means(columns, groups, resamples=RESAMPLES, seed=seed)
+        rows = []
+        for number, name in enumerate(pair.names):
+            decoding = [float(np.clip(part[number], 0, 1)) for part in (decoded.estimate, decoded.low, decoded.high)]
+            rows.append(
+                [
+                    site,
+                    pair.first,
+                    pair.second,
+                    name,
+                    *_within(_three(parallel, number), -1),
+                    *_within(_three(carried_over, number), 0),
+                ]
+                + decoding
+                + [float(np.clip(part[-1], 0, 1)) for part in (decoded.estimate, decoded.low, decoded.high)]
+            )
+        return rows
+
+    def _notes(
+        self, sites: Mapping[str, np.ndarray], pairs: Sequence[Pair], inputs: Mapping[str, str], targets: Targets
+    ) -> list[str]:
+        n, width = len(next(iter(sites.values()))), max(x.shape[1] for x in sites.values())
+        notes = [f"{n} samples; the input is {', '.join(dict.fromkeys(inputs.values()))}."]
+        if n < ROWS_A_COLUMN * width:
+            notes.append(
+                f"{n} rows are fewer than {ROWS_A_COLUMN} times the widest site's {width} columns: biased CKA, and so "
+                "the alignments, tend to 1 even between unrelated sites; read the unbiased CKA."
+            )
+        notes.append("TwoNN comes out low above about 5 dimensions; compare its values at n, n/2 and n/4.")
+        if self.pairs and not pairs:
+            notes.append(
+                f"No two binary targets of different factors have {FEWEST} samples in each of their four conditions: "
+                "no cross-condition generalisation, parallelism or shattering."
+            )
+        return notes
 
 
-def ccgp(x: Any, conditions: Any, positive: Any, negative: Any, C: float = 1.0) -> CCGP:
-    """Return the cross-condition generalisation performance of a dichotomy of ``conditions (n,)`` of ``x (n, d)``.
+def _opened(reference: str, representations: Representations) -> Representations:
+    """Return the rows of another finished extraction."""
+    from vlsae.representations import Store
+    from vlsae.runs import input_run, runs_root
 
-    For each positive and each negative condition, a logistic regression (``C``, x as it is) learns from the other
-    conditions of the dichotomy and is scored on these two, each counting one half. Chance is 0.5; a code in which
-    conditions interact can lie far below.
-    Raises ``ValueError`` for conditions without rows, that repeat, and fewer than two a side.
-    """
-    x = matrix(x, "x")
-    conditions = integers(conditions, "conditions", len(x))
-    ones, others = _sides(positive, negative, np.unique(conditions))
-    if min(len(ones), len(others)) < 2:
-        raise UserError(f"positive and negative must hold at least 2 conditions each; got {len(ones)}, {len(others)}.")
-    rows = np.isin(conditions, np.concatenate([ones, others]))
-    x, conditions = x[rows], conditions[rows]
-    truth = np.isin(conditions, ones)
-    held_one, held_other = np.repeat(ones, len(others)), np.tile(others, len(ones))
-    number = conditions[:, None]
-    kept = ((number != held_one) & (number != held_other)).astype(np.float64)
-    targets = np.repeat(truth[:, None].astype(np.float64), kept.shape[1], axis=1)
-    fitted = solve(x, targets, kept, above_zero(C, "C"))
-    right = (x @ fitted[:-1] + fitted[-1] > 0) == truth[:, None]
-    folds = 0.5 * (_share(right, number == held_one) + _share(right, number == held_other))
-    return CCGP(float(folds.mean()), folds)
+    root = runs_root(None) if representations.runs is None else representations.runs
+    run = input_run(reference, root)
+    if run.stage != "extract":
+        raise UserError(f"{run.id} is a run of the stage {run.stage}.", "probe.other names a run of extract.")
+    return Representations.of_store(Store.open(run.path / "representations"))
 
 
-def across_contexts(x: Any, conditions: Any, blocks: Any, C: float = 1.0) -> np.ndarray:
-    """Return how well two binary factors and their xor carry over between contexts ``(B + 1, 3)``, all fits at once.
-
-    ``conditions (n,)`` of ``x (n, d)`` are 2·first + second. One of the dichotomies is learned at one value of another
-    factor and scored at the other value, each condition counting one half: the folds of :func:`ccgp` whose held-out
-    conditions share a context. Held out across contexts, even a perfect square leaves two points between which nothing
-    tells which factor was meant. The first row is of all rows, the others each without one of ``blocks (n,)``.
-    Raises ``ValueError`` for a condition that a block holds alone.
-    """
-    x = matrix(x, "x")
-    conditions, blocks = integers(conditions, "conditions", len(x)), integers(blocks, "blocks", len(x))
-    names = np.unique(blocks)
-    there = np.vstack([np.ones(len(x), dtype=bool), blocks != names[:, None]])
-    for number in range(4):
-        if not (there & (conditions == number)).any(axis=1).all():
-            raise UserError(f"Condition {number} must have rows in at least two blocks, or none is left without one.")
-    held = np.array([(one, other) for _, pairs in CONTEXTS for one, other in pairs])
-    sides = np.array([positive for positive, pairs in CONTEXTS for _ in pairs])
-    truth = (conditions[:, None, None] == sides).any(axis=2)
-    learned = (conditions[:, None, None] != held).all(axis=2)
-    kept = np.einsum("bn,nf->nbf", there, learned).reshape(len(x), -1).astype(np.float64)
-    targets = np.tile(truth, len(there)).astype(np.float64)
-    fitted = solve(x, targets, kept, above_zero(C, "C"))
-    right = ((x @ fitted[:-1] + fitted[-1] > 0) == targets).reshape(len(x), len(there), len(held))
-    scored = there.T[:, :, None]
-    ones, others = (scored & (conditions[:, None] == held[:, side])[:, None] for side in range(2))
-    folds = 0.5 * (_share(right, ones) + _share(right, others))
-    counts = np.cumsum([len(pairs) for _, pairs in CONTEXTS])[:-1]
-    return np.stack([part.mean(axis=1) for part in np.split(folds, counts, axis=1)], axis=1)
-
-
-def _share(right: np.ndarray, among: np.ndarray) -> np.ndarray:
-    return (right & among).sum(axis=0) / among.sum(axis=0)
-
-
-def _nearest(squared: np.ndarray) -> np.ndarray:
-    """Return the one pairing ``(1, m)`` of least total squared distance."""
-    from scipy.optimize import linear_sum_assignment
-
-    return np.asarray(linear_sum_assignment(squared)[1])[None]
-
-
-def _sides(positive: Any, negative: Any, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return both sides of a dichotomy, ascending."""
-    ones, others = integers(positive, "positive"), integers(negative, "negative")
-    both = np.concatenate([ones, others])
-    if len(np.unique(both)) < len(both):
-        raise UserError("positive and negative must name each condition once; some are named twice.")
-    missing = np.setdiff1d(both, known)
-    if len(missing):
+def _blocks(groups: np.ndarray, blocks: int, seed: int) -> np.ndarray:
+    if len(np.unique(groups)) < blocks:
         raise UserError(
-            f"There is no condition {', '.join(map(str, missing[:8]))}.",
-            f"Known: {', '.join(map(str, known[:20]))}{', …' if len(known) > 20 else ''}.",
+            f"There are {len(np.unique(groups))} groups of samples for {blocks} blocks.",
+            "Use more samples, or fewer blocks: probe.blocks=4.",
         )
-    return np.sort(ones), np.sort(others)
+    return grouped_folds(groups, blocks, seed)
+
+
+def _code(target: Target, chosen: np.ndarray) -> np.ndarray:
+    """Return a target as rows ``(n, C)`` whose kernel tells classes, or numbers, apart."""
+    values = target.values[chosen]
+    if target.kind == "classes":
+        return np.asarray(np.eye(len(target.classes))[values.astype(int)])
+    return np.asarray(values[:, None])
+
+
+def _pairs(known: Sequence[Target], chosen: np.ndarray, blocks: np.ndarray, most: int) -> list[Pair]:
+    """Return the pairs of binary targets whose rarest condition is most frequent; ties in the order of targets."""
+    binary = [one for one in known if one.kind == "binary" and one.labelled[chosen].all()]
+    found = []
+    for first, second in combinations(binary, 2):
+        if first.factor == second.factor:
+            continue
+        conditions = (2 * first.values[chosen] + second.values[chosen]).astype(np.int64)
+        rarest = np.bincount(conditions, minlength=4).min()
+        spread = min(len(np.unique(blocks[conditions == number])) for number in range(4))
+        if rarest >= FEWEST and spread > 1:
+            found.append((int(rarest), Pair(first.name, second.name, conditions)))
+    found.sort(key=lambda one: -one[0])
+    return [pair for _, pair in found[:most]]
+
+
+class Shape(NamedTuple):
+    """One site's participation ratio, TwoNN at n, n/2 and n/4, and alignments with input and targets; intervals."""
+
+    site: str
+    width: int
+    ratio: tuple[float, float, float]
+    dimension: tuple[float, float, float]
+    halved: float
+    quartered: float
+    input: tuple[float, float, float]
+    targets: dict[str, tuple[float, float, float]]
+
+
+def _shapes(
+    sites: Mapping[str, np.ndarray], inputs: Mapping[str, str], coded: Mapping[str, np.ndarray], blocks: np.ndarray
+) -> list[Shape]:
+    found = []
+    with progress("geometry", len(sites), "sites") as advance:
+        for site, x in sites.items():
+            beside = sites[inputs[site]]
+
+            def numbers(rows: np.ndarray, x: np.ndarray = x, beside: np.ndarray = beside) -> np.ndarray:
+                own = x[rows]
+                aligned = [cka(own, one[rows]) for one in coded.values()]
+                return np.array([participation_ratio(own), twonn(own).mle, cka(own, beside[rows]), *aligned])
+
+            own = jackknife(numbers, blocks)
+            parts = {name: _three(own, number) for number, name in enumerate(coded, 3)}
+            # The order of samples says nothing, so every second and fourth of them is a draw.
+            halved, quartered = (twonn(x[::step]).mle for step in (2, 4))
+            found.append(
+                Shape(site, x.shape[1], _three(own, 0), _three(own, 1), halved, quartered, _three(own, 2), parts)
+            )
+            advance(1, site)
+    return found
+
+
+def _maps(
+    names: Sequence[str],
+    own: Sequence[np.ndarray],
+    beside: Sequence[str],
+    others: Sequence[np.ndarray],
+    blocks: np.ndarray,
+) -> list[list[Any]]:
+    """Return a row a pair of sites of which the first is this run's: each similarity with its interval."""
+    everything = [*own, *others]
+    found = jackknife(lambda rows: np.stack(similarity_maps([x[rows] for x in everything])), blocks)
+    labels = [*names, *beside]
+    return [
+        [labels[a], labels[b], *(value for kind in range(len(MAPS)) for value in _three(found, (kind, a, b)))]
+        for a in range(len(names))
+        for b in range(len(labels))
+    ]
+
+
+def _three(found: Interval, place: Any) -> tuple[float, float, float]:
+    return tuple(float(np.asarray(part)[place]) for part in (found.estimate, found.low, found.high))  # type: ignore[return-value]
+
+
+def _within(values: tuple[float, float, float], lowest: float) -> tuple[float, float, float]:
+    """Return a value and its ends no further than the measure goes: to ``lowest`` and 1."""
+    return tuple(float(np.clip(value, lowest, 1)) for value in values)  # type: ignore[return-value]
+
+
+def _shape_metrics(shapes: Sequence[Shape]) -> dict[str, Measure]:
+    found = {}
+    for one in shapes:
+        found[f"participation_ratio/{one.site}"] = Measure(one.ratio[0], "dimensions", *one.ratio[1:])
+        found[f"twonn/{one.site}"] = Measure(one.dimension[0], "dimensions", *one.dimension[1:])
+        found[f"input_alignment/{one.site}"] = Measure(one.input[0], "CKA", *one.input[1:])
+        for name, value in one.targets.items():
+            found[f"target_alignment/{name}/{one.site}"] = Measure(value[0], "CKA", *value[1:])
+    return found
+
+
+def _abstract_metrics(rows: Sequence[Sequence[Any]]) -> dict[str, Measure]:
+    found = {}
+    for row in rows:
+        site, first, second, name = row[:4]
+        place = f"{name}|{second if name == first else first}/{site}" if " xor " not in name else f"{name}/{site}"
+        found[f"parallelism/{place}"] = Measure(row[4], "cosine", *row[5:7])
+        found[f"ccgp/{place}"] = Measure(row[7], "accuracy", *row[8:10])
+        found[f"shattering/{first}|{second}/{site}"] = Measure(row[13], "accuracy", *row[14:16])
+    return found
+
+
+def _shape_rows(shapes: Sequence[Shape]) -> list[list[Any]]:
+    return [[one.site, one.width, *one.ratio, *one.dimension, one.halved, one.quartered, *one.input] for one in shapes]
+
+
+def _target_rows(shapes: Sequence[Shape]) -> list[list[Any]]:
+    return [[one.site, name, *value] for one in shapes for name, value in one.targets.items()]
+
+
+def _split(site: str) -> tuple[str, str]:
+    stream, _, layer = site.partition(".")
+    return stream, layer or stream
+
+
+def _line(label: str, points: Sequence[tuple[str, tuple[float, float, float]]], panel: str) -> Series:
+    value, low, high = ([point[1][k] for point in points] for k in range(3))
+    return Series(label, [_split(site)[1] for site, _ in points], value, low, high, panel)
+
+
+def _dimension_plot(shapes: Sequence[Shape]) -> Plot:
+    series = []
+    for stream in dict.fromkeys(_split(one.site)[0] for one in shapes):
+        own = [one for one in shapes if _split(one.site)[0] == stream]
+        series.append(_line("participation ratio", [(one.site, one.ratio) for one in own], stream))
+        series.append(_line("TwoNN", [(one.site, one.dimension) for one in own], stream))
+    return Plot("dimension", "Dimension by layer", "layer", "dimensions", series, "lines", SHAPES)
+
+
+def _alignment_plot(shapes: Sequence[Shape]) -> Plot:
+    series = []
+    for stream in dict.fromkeys(_split(one.site)[0] for one in shapes):
+        own = [one for one in shapes if _split(one.site)[0] == stream]
+        series.append(_line("input", [(one.site, one.input) for one in own], stream))
+        for name in list(own[0].targets)[:SHOWN]:
+            series.append(_line(name, [(one.site, one.targets[name]) for one in own], stream))
+    return Plot("alignment", "Kernel alignment by layer", "layer", "CKA", series, "lines", ALIGNMENTS)
+
+
+def _abstract_plot(rows: Sequence[Sequence[Any]]) -> Plot:
+    series = []
+    for stream in dict.fromkeys(_split(row[0])[0] for row in rows):
+        for names in dict.fromkeys((row[1], row[2], row[3]) for row in rows):
+            own = [row for row in rows if tuple(row[1:4]) == names and _split(row[0])[0] == stream]
+            points = [(row[0], tuple(row[7:10])) for row in own]
+            series.append(_line(names[2], points, f"{stream}: {names[0]}, {names[1]}"))  # type: ignore[arg-type]
+    return Plot(
+        "ccgp", "Cross-condition generalisation by layer", "layer", "accuracy", series, "lines", ABSTRACT,
+        {"chance": 0.5},
+    )  # fmt: skip
+
+
+def _heat_maps(rows: Sequence[Sequence[Any]]) -> list[HeatMap]:
+    own = list(dict.fromkeys(row[0] for row in rows))
+    known = list(dict.fromkeys(row[1] for row in rows))
+    others = [site for site in known if site not in own]
+    found = []
+    for kind, (name, title) in enumerate(MAPS.items()):
+        value = {(row[0], row[1]): row[2 + 3 * kind] for row in rows}
+        for suffix, columns, words in (("", own, "any two sites"), ("_other", others, "this run and the other")):
+            if columns:
+                cells = [[value[a, b] for b in columns] for a in own]
+                found.append(
+                    HeatMap(f"{name}{suffix}", f"{title} of {words}", "site", "site", columns, own, cells, SIMILARITY)
+                )
+    return found
+
+
+#: Resamples of groups behind the intervals of decoding, and lines of a panel at most.
+RESAMPLES, SHOWN = 1000, 8
+
+SHAPE_COLUMNS = [
+    "site", "width", "participation ratio", "low", "high", "TwoNN", "TwoNN low", "TwoNN high", "TwoNN n/2",
+    "TwoNN n/4", "input alignment", "input low", "input high",
+]  # fmt: skip
+TARGET_COLUMNS = ["site", "target", "alignment", "low", "high"]
+PAIR_COLUMNS = [
+    "site", "first", "second", "dichotomy", "parallelism", "parallelism low", "parallelism high", "CCGP", "CCGP low",
+    "CCGP high", "decoding", "decoding low", "decoding high", "shattering", "shattering low", "shattering high",
+]  # fmt: skip
+MAP_COLUMNS = ["site", "other site", *(f"{name}{end}" for name in MAPS.values() for end in ("", " low", " high"))]
+SHAPES = (
+    "Participation ratio of the covariance; TwoNN by maximum likelihood, also of every second and fourth sample. "
+    "95 % jackknife intervals over blocks of groups."
+)
+ALIGNMENTS = "Linear CKA with the input's site and with each target's kernel; 95 % jackknife intervals over groups."
+ABSTRACT = (
+    "For two binary targets: CCGP learns one at one value of the other and is scored at the other value (chance 0.5; "
+    "below it where conditions interact). Parallelism: cosine of the target's coding directions in the two contexts. "
+    "Shattering: mean out-of-fold accuracy of the three balanced dichotomies, xor among them; conditions count alike."
+)
+SIMILARITY = "Of the same samples; 95 % jackknife intervals over blocks of groups."
