@@ -39,6 +39,7 @@ bench: $(STAMP)  ## measure the hot paths beside their peers
 docs: $(STAMP)  ## make the pages of docs/ a site in site/
 	@$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --quiet
+	@echo site/index.html
 
 bundled: $(STAMP)  ## train the bundled models again; TEXTS=FOLDER holds the two novels
 	$(BIN)/python scripts/make_bundled.py
