@@ -18,6 +18,28 @@ from vlsae.probes.by_sample import rows_by_sample
 from vlsae.probes.conditions import across_contexts, parallelism_score
 from vlsae.probes.dimension import participation_ratio, twonn
 from vlsae.probes.folds import grouped_folds
+from vlsae.probes.geometry_findings import (
+    ABSTRACT,
+    ALIGNMENTS,
+    MAP_COLUMNS,
+    MAPS,
+    PAIR_COLUMNS,
+    SHAPE_COLUMNS,
+    SHAPES,
+    SIMILARITY,
+    TARGET_COLUMNS,
+    Shape,
+    abstract_metrics,
+    abstract_plot,
+    alignment_plot,
+    dimension_plot,
+    heat_maps,
+    shape_metrics,
+    shape_rows,
+    target_rows,
+    three,
+    within,
+)
 from vlsae.probes.inputs import varying
 from vlsae.probes.logistic import fit_logistic
 from vlsae.probes.scores import grouped_means
@@ -25,14 +47,14 @@ from vlsae.probes.similarity import cka
 from vlsae.probes.similarity_maps import similarity_maps
 from vlsae.probes.targets import Target, Targets
 from vlsae.progress import progress
-from vlsae.result import HeatMap, Measure, Plot, Result, Series, Table
-from vlsae.statistics import Interval, jackknife, jackknife_interval
+from vlsae.result import HeatMap, Plot, Result, Table
+from vlsae.statistics import jackknife, jackknife_interval
 
 #: A pair of factors is used where each of its four conditions has at least so many samples.
 FEWEST = 10
 
-#: Names of the similarity maps, as of :class:`~vlsae.probes.similarity_maps.SimilarityMaps`.
-MAPS = {"cka": "CKA", "cka_unbiased": "CKA, unbiased", "rsa": "RSA"}
+#: Resamples of groups behind the intervals of decoding.
+RESAMPLES = 1000
 
 #: Cells with fewer rows than this times the smaller width are where biased CKA misleads.
 ROWS_A_COLUMN = 10
@@ -99,17 +121,17 @@ class Geometry(Probe):
         abstract = self._abstract(sites, pairs, targets.groups[chosen], blocks, representations.seed)
         maps = _maps(list(sites), [*sites.values()], list(theirs), [*theirs.values()], blocks)
         notes = self._notes(sites, pairs, inputs, targets)
-        metrics = {**_shape_metrics(shapes), **_abstract_metrics(abstract)}
+        metrics = {**shape_metrics(shapes), **abstract_metrics(abstract)}
         tables = [
-            Table("sites", "Geometry of each site", SHAPE_COLUMNS, _shape_rows(shapes), SHAPES, shown=True),
-            Table("targets", "Kernel alignment with each target", TARGET_COLUMNS, _target_rows(shapes), ALIGNMENTS),
+            Table("sites", "Geometry of each site", SHAPE_COLUMNS, shape_rows(shapes), SHAPES, shown=True),
+            Table("targets", "Kernel alignment with each target", TARGET_COLUMNS, target_rows(shapes), ALIGNMENTS),
             Table("pairs", "Factor pairs at each site", PAIR_COLUMNS, abstract, ABSTRACT),
             Table("similarity", "Similarity of any two sites", MAP_COLUMNS, maps, SIMILARITY),
         ]
-        plots: list[Plot | HeatMap] = [_dimension_plot(shapes), _alignment_plot(shapes)]
+        plots: list[Plot | HeatMap] = [dimension_plot(shapes), alignment_plot(shapes)]
         if abstract:
-            plots.append(_abstract_plot(abstract))
-        plots += _heat_maps(maps)
+            plots.append(abstract_plot(abstract))
+        plots += heat_maps(maps)
         headline = [f"participation_ratio/{site}" for site in sites]
         return Result(metrics, tables, plots, notes, headline)
 
@@ -193,8 +215,8 @@ class Geometry(Probe):
                     pair.first,
                     pair.second,
                     name,
-                    *_within(_three(parallel, number), -1),
-                    *_within(_three(carried_over, number), 0),
+                    *within(three(parallel, number), -1),
+                    *within(three(carried_over, number), 0),
                 ]
                 + decoding
                 + [float(np.clip(part[-1], 0, 1)) for part in (decoded.estimate, decoded.low, decoded.high)]
@@ -265,19 +287,6 @@ def _pairs(known: Sequence[Target], chosen: np.ndarray, blocks: np.ndarray, most
     return [pair for _, pair in found[:most]]
 
 
-class Shape(NamedTuple):
-    """One site's participation ratio, TwoNN at n, n/2 and n/4, and alignments with input and targets; intervals."""
-
-    site: str
-    width: int
-    ratio: tuple[float, float, float]
-    dimension: tuple[float, float, float]
-    halved: float
-    quartered: float
-    input: tuple[float, float, float]
-    targets: dict[str, tuple[float, float, float]]
-
-
 def _shapes(
     sites: Mapping[str, np.ndarray], inputs: Mapping[str, str], coded: Mapping[str, np.ndarray], blocks: np.ndarray
 ) -> list[Shape]:
@@ -292,12 +301,10 @@ def _shapes(
                 return np.array([participation_ratio(own), twonn(own).mle, cka(own, beside[rows]), *aligned])
 
             own = jackknife(numbers, blocks)
-            parts = {name: _three(own, number) for number, name in enumerate(coded, 3)}
+            parts = {name: three(own, number) for number, name in enumerate(coded, 3)}
             # The order of samples says nothing, so every second and fourth of them is a draw.
             halved, quartered = (twonn(x[::step]).mle for step in (2, 4))
-            found.append(
-                Shape(site, x.shape[1], _three(own, 0), _three(own, 1), halved, quartered, _three(own, 2), parts)
-            )
+            found.append(Shape(site, x.shape[1], three(own, 0), three(own, 1), halved, quartered, three(own, 2), parts))
             advance(1, site)
     return found
 
@@ -314,130 +321,7 @@ def _maps(
     found = jackknife(lambda rows: np.stack(similarity_maps([x[rows] for x in everything])), blocks)
     labels = [*names, *beside]
     return [
-        [labels[a], labels[b], *(value for kind in range(len(MAPS)) for value in _three(found, (kind, a, b)))]
+        [labels[a], labels[b], *(value for kind in range(len(MAPS)) for value in three(found, (kind, a, b)))]
         for a in range(len(names))
         for b in range(len(labels))
     ]
-
-
-def _three(found: Interval, place: Any) -> tuple[float, float, float]:
-    return tuple(float(np.asarray(part)[place]) for part in (found.estimate, found.low, found.high))  # type: ignore[return-value]
-
-
-def _within(values: tuple[float, float, float], lowest: float) -> tuple[float, float, float]:
-    """Return a value and its ends no further than the measure goes: to ``lowest`` and 1."""
-    return tuple(float(np.clip(value, lowest, 1)) for value in values)  # type: ignore[return-value]
-
-
-def _shape_metrics(shapes: Sequence[Shape]) -> dict[str, Measure]:
-    found = {}
-    for one in shapes:
-        found[f"participation_ratio/{one.site}"] = Measure(one.ratio[0], "dimensions", *one.ratio[1:])
-        found[f"twonn/{one.site}"] = Measure(one.dimension[0], "dimensions", *one.dimension[1:])
-        found[f"input_alignment/{one.site}"] = Measure(one.input[0], "CKA", *one.input[1:])
-        for name, value in one.targets.items():
-            found[f"target_alignment/{name}/{one.site}"] = Measure(value[0], "CKA", *value[1:])
-    return found
-
-
-def _abstract_metrics(rows: Sequence[Sequence[Any]]) -> dict[str, Measure]:
-    found = {}
-    for row in rows:
-        site, first, second, name = row[:4]
-        place = f"{name}|{second if name == first else first}/{site}" if " xor " not in name else f"{name}/{site}"
-        found[f"parallelism/{place}"] = Measure(row[4], "cosine", *row[5:7])
-        found[f"ccgp/{place}"] = Measure(row[7], "accuracy", *row[8:10])
-        found[f"shattering/{first}|{second}/{site}"] = Measure(row[13], "accuracy", *row[14:16])
-    return found
-
-
-def _shape_rows(shapes: Sequence[Shape]) -> list[list[Any]]:
-    return [[one.site, one.width, *one.ratio, *one.dimension, one.halved, one.quartered, *one.input] for one in shapes]
-
-
-def _target_rows(shapes: Sequence[Shape]) -> list[list[Any]]:
-    return [[one.site, name, *value] for one in shapes for name, value in one.targets.items()]
-
-
-def _split(site: str) -> tuple[str, str]:
-    stream, _, layer = site.partition(".")
-    return stream, layer or stream
-
-
-def _line(label: str, points: Sequence[tuple[str, tuple[float, float, float]]], panel: str) -> Series:
-    value, low, high = ([point[1][k] for point in points] for k in range(3))
-    return Series(label, [_split(site)[1] for site, _ in points], value, low, high, panel)
-
-
-def _dimension_plot(shapes: Sequence[Shape]) -> Plot:
-    series = []
-    for stream in dict.fromkeys(_split(one.site)[0] for one in shapes):
-        own = [one for one in shapes if _split(one.site)[0] == stream]
-        series.append(_line("participation ratio", [(one.site, one.ratio) for one in own], stream))
-        series.append(_line("TwoNN", [(one.site, one.dimension) for one in own], stream))
-    return Plot("dimension", "Dimension by layer", "layer", "dimensions", series, "lines", SHAPES)
-
-
-def _alignment_plot(shapes: Sequence[Shape]) -> Plot:
-    series = []
-    for stream in dict.fromkeys(_split(one.site)[0] for one in shapes):
-        own = [one for one in shapes if _split(one.site)[0] == stream]
-        series.append(_line("input", [(one.site, one.input) for one in own], stream))
-        for name in list(own[0].targets)[:SHOWN]:
-            series.append(_line(name, [(one.site, one.targets[name]) for one in own], stream))
-    return Plot("alignment", "Kernel alignment by layer", "layer", "CKA", series, "lines", ALIGNMENTS)
-
-
-def _abstract_plot(rows: Sequence[Sequence[Any]]) -> Plot:
-    series = []
-    for stream in dict.fromkeys(_split(row[0])[0] for row in rows):
-        for names in dict.fromkeys((row[1], row[2], row[3]) for row in rows):
-            own = [row for row in rows if tuple(row[1:4]) == names and _split(row[0])[0] == stream]
-            points = [(row[0], tuple(row[7:10])) for row in own]
-            series.append(_line(names[2], points, f"{stream}: {names[0]}, {names[1]}"))  # type: ignore[arg-type]
-    return Plot(
-        "ccgp", "Cross-condition generalisation by layer", "layer", "accuracy", series, "lines", ABSTRACT,
-        {"chance": 0.5},
-    )  # fmt: skip
-
-
-def _heat_maps(rows: Sequence[Sequence[Any]]) -> list[HeatMap]:
-    own = list(dict.fromkeys(row[0] for row in rows))
-    known = list(dict.fromkeys(row[1] for row in rows))
-    others = [site for site in known if site not in own]
-    found = []
-    for kind, (name, title) in enumerate(MAPS.items()):
-        value = {(row[0], row[1]): row[2 + 3 * kind] for row in rows}
-        for suffix, columns, words in (("", own, "any two sites"), ("_other", others, "this run and the other")):
-            if columns:
-                cells = [[value[a, b] for b in columns] for a in own]
-                found.append(
-                    HeatMap(f"{name}{suffix}", f"{title} of {words}", "site", "site", columns, own, cells, SIMILARITY)
-                )
-    return found
-
-
-#: Resamples of groups behind the intervals of decoding, and lines of a panel at most.
-RESAMPLES, SHOWN = 1000, 8
-
-SHAPE_COLUMNS = [
-    "site", "width", "participation ratio", "low", "high", "TwoNN", "TwoNN low", "TwoNN high", "TwoNN n/2",
-    "TwoNN n/4", "input alignment", "input low", "input high",
-]  # fmt: skip
-TARGET_COLUMNS = ["site", "target", "alignment", "low", "high"]
-PAIR_COLUMNS = [
-    "site", "first", "second", "dichotomy", "parallelism", "parallelism low", "parallelism high", "CCGP", "CCGP low",
-    "CCGP high", "decoding", "decoding low", "decoding high", "shattering", "shattering low", "shattering high",
-]  # fmt: skip
-MAP_COLUMNS = ["site", "other site", *(f"{name}{end}" for name in MAPS.values() for end in ("", " low", " high"))]
-SHAPES = (
-    "Participation ratio of the covariance; TwoNN by maximum likelihood, also of every second and fourth sample. "
-    "95 % jackknife intervals over blocks of groups."
-)
-ALIGNMENTS = "Linear CKA with the input's site and with each target's kernel; 95 % jackknife intervals over groups."
-ABSTRACT = (
-    "For two binary targets: CCGP learns one at one value of the other and is scored at the other value (chance 0.5; "
-    "below it where conditions interact). Parallelism: cosine of the target's coding directions in the two contexts. "
-    "Shattering: mean out-of-fold accuracy of the three balanced dichotomies, xor among them; conditions count alike."
-)
-SIMILARITY = "Of the same samples; 95 % jackknife intervals over blocks of groups."

@@ -288,7 +288,7 @@ def _notes(found: Mapping[str, Training], last: int) -> list[str]:
         crowded = int((training.singletons[-1, :-1].mean(axis=1) > 0.5).sum())
         if crowded:
             notes.append(
-                f"{activation}: in {crowded} hidden layers over half of the inputs end alone in their symbol: "
+                f"{activation}: hidden layers in which over half of the inputs end alone in their symbol: {crowded}; "
                 "there I(X;T) by edges is the sample's size, not information."
             )
     own = {"tanh": "edges", "relu": "floor"}
