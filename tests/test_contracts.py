@@ -202,5 +202,5 @@ def test_contract_refuses_another_kind():
     class Other:
         """Nothing of vlsae's."""
 
-    with pytest.raises(ContractError, match="is a Dataset, Model, Dictionary, Objective, Probe or Task"):
+    with pytest.raises(ContractError, match="is a Dataset, Model, Dictionary, Fit, Objective, Probe or Task"):
         check(Other)

@@ -257,7 +257,11 @@ def test_importing_the_packages_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "align"])
+#: Objectives whose constructors ask for more than a width, or that have no k; the contract suite builds these.
+OTHERWISE = ("align", "next_token", "prototype", "pca", "ica", "nmf", "kmeans", "splice")
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in OTHERWISE])
 def test_the_configuration_fits_the_constructor(name):
     path = Path(__file__).parents[1] / "configs" / "objective" / f"{name}.yaml"
     node = yaml.safe_load(path.read_text())

@@ -5,7 +5,6 @@ Nothing heavy is imported here, so that help answers at once: torch, Hydra and t
 
 import importlib
 import inspect
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,9 +15,8 @@ from typer.core import TyperGroup
 
 from vlsae import __version__
 from vlsae.commands.help import StageCommand
+from vlsae.leaving import INTERRUPTED, leave
 from vlsae.threads import wait_asleep
-
-INTERRUPTED = 130
 
 SUMMARIES = {
     "extract": "Run a model over a dataset and store its representations.",
@@ -189,8 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wait_asleep()
     code = _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
     if arguments is None and code == INTERRUPTED:
-        # The process is about to leave; another Ctrl-C would only show a traceback of its cleaning up.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        leave(code)
     return code
 
 

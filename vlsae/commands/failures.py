@@ -12,8 +12,9 @@ from typing import Any
 import typer
 
 from vlsae.errors import UserError, nearest
+from vlsae.leaving import INTERRUPTED
 
-DONE, BUG, MENDABLE, INTERRUPTED = 0, 1, 2, 130
+DONE, BUG, MENDABLE = 0, 1, 2
 
 _OF_THE_SYSTEM = {
     errno.ENOSPC: "Free some space, or set VLSAE_RUNS or runs_dir to a folder on another disk.",

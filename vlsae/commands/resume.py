@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
-from vlsae.commands.failures import BUG, DONE, INTERRUPTED, exit_code, message, worst
+from vlsae.commands.failures import BUG, DONE, exit_code, message, worst
 from vlsae.commands.stage import command_line, compose_checked
 from vlsae.errors import UserError
+from vlsae.leaving import INTERRUPTED
 from vlsae.runs import entries_of
 from vlsae.runs.locks import lock_file
 from vlsae.runs.manifest import DONE as IS_DONE

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlsae.commands.failures import BUG, DONE, INTERRUPTED, exit_code, message, worst
+from vlsae.commands.failures import BUG, DONE, exit_code, message, worst
 from vlsae.commands.stage import Request, check_parts, command_line, compose_checked, set_up_logging
 from vlsae.errors import UserError
+from vlsae.leaving import INTERRUPTED
 from vlsae.sweep_record import RECORD, claim_sweep, finish_sweep, read_sweep, record_job
 
 if TYPE_CHECKING:

@@ -210,7 +210,7 @@ class NormalEquations:
             (np.zeros_like(right), np.arange(right.shape[1])) if few or self.held.any() else self._iterate(right)
         )
         for place in open_:
-            found[:, place] = _solve_positive(self._matrix(place), right[:, place])
+            found[:, place] = _solve_positive(self._matrix(int(place)), right[:, place])
         return found
 
     def _iterate(self, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
