@@ -35,6 +35,8 @@ check: lint types test  ## lint, types and tests
 
 bench: $(STAMP)  ## measure the hot paths beside their peers
 	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/dictionary_step.py --peers .venv/peers
+	$(BIN)/python benchmarks/probe.py speed
 
 docs: $(STAMP)  ## make the pages of docs/ a site in site/
 	@$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
