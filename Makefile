@@ -18,7 +18,7 @@ demo: $(STAMP)  ## extract the bundled CLIP's representations, train VL-SAE on t
 	$(BIN)/vlsae train model=clip
 
 test: $(STAMP)  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 format: $(STAMP)  ## rewrite the code in the project's format
 	$(BIN)/ruff format .

@@ -31,3 +31,9 @@ def runs_dir(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "runs"
     monkeypatch.setenv("VLSAE_RUNS", str(folder))
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with long tests first: files are dealt out to processes in order, and the last should be short."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)

@@ -13,6 +13,8 @@ from tiny_lm import write_lm
 
 from vlsae.cli import main
 
+pytestmark = pytest.mark.slow
+
 GOOD, BAD = ("calm", "kind", "warm"), ("cruel", "harsh", "cold")
 
 

@@ -23,6 +23,8 @@ from vlsae.config import compose_with_choices
 from vlsae.errors import MissingFile, UserError
 from vlsae.groups import groups
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "cli.txt"
 PLUGIN = ["--plugin", str(Path(__file__).parent / "plugin_files" / "tiny_parts.py")]

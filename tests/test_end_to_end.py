@@ -16,6 +16,8 @@ from tiny_clip import write_clip
 
 import vlsae
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["dataset.n=600", "extract.shard_samples=64", "extract.batch_size=16"]
 BATCH = [*SMALL, "train.batch_size=64"]
 SIZES = [*BATCH, "train.epochs=12"]

@@ -36,6 +36,8 @@ from vlsae.result import Measure
 from vlsae.stages.dictionary_run import FittedDictionary
 from vlsae.statistics import mcnemar
 
+pytestmark = pytest.mark.slow
+
 ITEM = {"input": "x", "answer": "a", "label": "b"}
 SMALL = [
     "dataset.n=600", "train.epochs=2", "train.batch_size=64", "objective.k=4", "hardware.threads=1",

@@ -12,6 +12,8 @@ import torch
 from vlsae import plugins
 from vlsae.cli import main
 
+pytestmark = pytest.mark.slow
+
 PLUGIN = Path(__file__).parent / "plugin_files" / "mnist_pair.py"
 SMALL = ["hardware.threads=1", "train.evaluate.bootstrap=20", "enhance.resamples=100", "train.batch_size=64"]
 

@@ -10,6 +10,8 @@ from tiny_clip import write_clip
 from vlsae.cli import main
 from vlsae.runs import input_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> str:
