@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 from run_factory import new_run
 
 from vlsae.commands.announce import announce
 from vlsae.errors import UserError
+from vlsae.reporting.plots import draw
 from vlsae.result import HeatMap, Measure, Plot, Result, Series, Table, merge
 from vlsae.runs.results import read_table, write_table
 from vlsae.stages.outcome import write_result
@@ -58,6 +60,15 @@ def test_a_result_lies_in_the_run_and_on_the_page(tmp_path, capsys):
     assert NASTY in printed
     assert "accuracy" in printed
     assert "1 more metrics" in printed
+
+
+def test_a_plot_of_many_panels_takes_the_whole_width():
+    def plot(panels: int) -> dict:
+        series = [asdict(Series("a", [1, 2], [0.1, 0.2], panel=str(number))) for number in range(panels)]
+        return {**asdict(Plot("p", "P", "x", "y", [])), "series": series}
+
+    assert draw(plot(5)).wide
+    assert not draw(plot(4)).wide
 
 
 def test_results_merge_in_order_and_the_later_number_counts():

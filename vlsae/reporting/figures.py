@@ -55,7 +55,10 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawn figure: its name in files, its title, the drawing, the rows it was drawn from, a description in words."""
+    """A drawn figure: its name in files, its title, the drawing, the rows it was drawn from, a description in words.
+
+    One that is ``wide`` takes the page's whole width.
+    """
 
     name: str
     title: str
@@ -63,6 +66,7 @@ class Figure:
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     description: str = ""
+    wide: bool = False
 
     @property
     def svg(self) -> str:

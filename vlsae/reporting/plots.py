@@ -10,6 +10,9 @@ from vlsae.reporting.figures import COLORS, DASHES, Figure, canvas, grid_of, leg
 #: Names on an axis above which they are written aslant.
 MOST_LEVEL_NAMES = 8
 
+#: Panels of a plot that stands beside another one; more of them need the page's width to be read.
+MOST_BESIDE = 4
+
 
 def draw(plot: Mapping[str, Any]) -> Figure:
     """Return the figure of a plot's data (see :class:`vlsae.result.Plot` and ``HeatMap``)."""
@@ -43,9 +46,9 @@ def _plot(plot: Mapping[str, Any]) -> Figure:
         for series in plot["series"]
         for i, (x, y) in enumerate(zip(series["x"], series["y"], strict=True))
     ]
-    return Figure(
-        plot["name"], plot["title"], drawn, ("panel", "series", "x", "y", "low", "high"), data, plot["description"]
-    )
+    columns_of_data = ("panel", "series", "x", "y", "low", "high")
+    wide = len(panels) > MOST_BESIDE
+    return Figure(plot["name"], plot["title"], drawn, columns_of_data, data, plot["description"], wide)
 
 
 def _panel(axes: Any, plot: Mapping[str, Any], own: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> None:
