@@ -34,7 +34,11 @@ def _plot(plot: Mapping[str, Any]) -> Figure:
                 axes.set_title(panel, fontsize=9)
         for axes in every[len(panels) :]:
             axes.set_visible(False)
-        legend(every[0])
+        if _same_labels(plot["series"], panels):
+            legend(every[0])
+        else:
+            for axes in every[: len(panels)]:
+                axes.legend(fontsize=5, ncols=2, handlelength=1.2, labelspacing=0.2)
     data = [
         [
             series["panel"],
@@ -64,7 +68,8 @@ def _panel(axes: Any, plot: Mapping[str, Any], own: Sequence[Mapping[str, Any]],
         axes.axhline(height, linestyle=DASHES[1 + number % 3], color=COLORS[-1], linewidth=1.2, label=name)
     if names:
         aslant = {"rotation": 35, "ha": "right"} if len(names) > MOST_LEVEL_NAMES or max(map(len, names)) > 12 else {}
-        axes.set_xticks(range(len(names)), names, **aslant)
+        stride = -(-len(names) // MOST_LEVEL_NAMES) if plot["kind"] == "lines" else 1
+        axes.set_xticks(range(0, len(names), stride), names[::stride], **aslant)
     for which in ("x", "y"):
         if plot[f"log_{which}"]:
             log_axis(axes, which)
@@ -116,6 +121,12 @@ def _heat_map(plot: Mapping[str, Any]) -> Figure:
         for column, cell in zip(plot["columns"], cells, strict=True)
     ]
     return Figure(plot["name"], plot["title"], drawn, ("row", "column", "value"), rows, plot["description"])
+
+
+def _same_labels(every: Sequence[Mapping[str, Any]], panels: Sequence[str]) -> bool:
+    """Tell whether all panels show series of the same names, which one legend then explains."""
+    own = [tuple(series["label"] for series in every if series["panel"] == panel) for panel in panels]
+    return all(labels == own[0] for labels in own)
 
 
 def _names(own: Sequence[Mapping[str, Any]]) -> list[str]:
