@@ -169,9 +169,15 @@ class CenteredDictionary(LinearDictionary):
         if dead.numel() == 0 or self.auxiliary_weight == 0:
             return residual.new_zeros(())
         own = activations(dead)
-        indices = top_k(own, min(self.auxiliary_k or max(1, self.width // 2), dead.numel()))
-        code = torch.zeros_like(own).scatter(1, indices, own.gather(1, indices)).to(residual.dtype)
-        error = (residual - code @ self._columns()[:, dead].T).square().sum()
+        code, most = own, self.auxiliary_k or max(1, self.width // 2)
+        if most < dead.numel():
+            indices = top_k(own, most)
+            code = torch.zeros_like(own).scatter(1, indices, own.gather(1, indices))
+        code = code.to(residual.dtype)
+        columns = self.decoder.weight.T.index_select(0, dead)
+        if self.decoder_norm == "unit":
+            columns = F.normalize(columns, dim=1)
+        error = (residual - code @ columns).square().sum()
         return self.auxiliary_weight * error / residual.square().sum().clamp(min=torch.finfo(residual.dtype).tiny)
 
 

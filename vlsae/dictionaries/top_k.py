@@ -40,7 +40,9 @@ class TopK(CenteredDictionary):
         parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
         parts["loss/auxiliary"] = self._auxiliary(
             (scaled - made.decoded).detach(),
-            lambda dead: F.relu(F.linear(scaled - center, self.encoder.weight[dead], self.encoder.bias[dead])),
+            lambda dead: F.relu(
+                F.linear(scaled - center, self.encoder.weight.index_select(0, dead), self.encoder.bias[dead])
+            ),
         )
         if self.training and torch.is_grad_enabled():
             fired = torch.zeros(self.n_concepts, dtype=torch.bool, device=scaled.device)
