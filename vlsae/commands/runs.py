@@ -33,6 +33,10 @@ RunsDir = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write strict JSON and nothing else.", show_default=False)]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.", show_default=False)]
+Form = Annotated[str, typer.Option("--format", help="vlsae, or saelens for cfg.json and sae_weights.")]
+Stream = Annotated[
+    str | None, typer.Option("--stream", help="For saelens: the stream whose weights.", show_default=False)
+]
 
 
 @app.command("list")
@@ -177,10 +181,8 @@ def resume(
 def export_dictionary(
     dictionary: Annotated[str, typer.Argument(metavar="DICTIONARY", help="A training, a folder, or hub:ORG/NAME.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
-    form: Annotated[str, typer.Option("--format", help="vlsae, or saelens for cfg.json and sae_weights.")] = "vlsae",
-    stream: Annotated[
-        str | None, typer.Option("--stream", help="For saelens: the stream whose weights.", show_default=False)
-    ] = None,
+    form: Form = "vlsae",
+    stream: Stream = None,
     runs_dir: RunsDir = None,
     debug: Debug = False,
 ) -> None:
@@ -194,10 +196,8 @@ def export_dictionary(
 def push_dictionary(
     dictionary: Annotated[str, typer.Argument(metavar="DICTIONARY", help="A training or a folder.")],
     repository: Annotated[str, typer.Argument(metavar="ORG/NAME", help="A model repository on the Hub.")],
-    form: Annotated[str, typer.Option("--format", help="vlsae, or saelens for cfg.json and sae_weights.")] = "vlsae",
-    stream: Annotated[
-        str | None, typer.Option("--stream", help="For saelens: the stream whose weights.", show_default=False)
-    ] = None,
+    form: Form = "vlsae",
+    stream: Stream = None,
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public.", show_default=False)] = False,
     runs_dir: RunsDir = None,
     debug: Debug = False,

@@ -110,13 +110,26 @@ class CenteredDictionary(LinearDictionary):
         active, code = self._coded(x, training=self.training)
         scaled = x / self.scale
         decoded = self._reconstruct(code.to(x.dtype), "vision")
-        errors = map(mean_squared_error, decoded.split(sizes), scaled.split(sizes))
-        parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
-        parts["loss/auxiliary"] = self._auxiliary((scaled - decoded).detach(), lambda dead: active[:, dead])
-        if self.training and torch.is_grad_enabled():
-            self._fired = (len(x), (code.detach() > 0).any(dim=0))
+        parts = self._parts(rows, scaled, decoded, lambda dead: active[:, dead], lambda: (code.detach() > 0).any(dim=0))
         parts |= self._terms(scaled, active, code, sizes, parts)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
+
+    def _parts(
+        self,
+        rows: Mapping[str, Tensor],
+        scaled: Tensor,
+        decoded: Tensor,
+        activations: Callable[[Tensor], Tensor],
+        fired: Callable[[], Tensor],
+    ) -> dict[str, Tensor]:
+        """Return each stream's error and the auxiliary loss, and note in training which concepts ``(h,)`` have fired."""
+        sizes = [len(x) for x in rows.values()]
+        errors = map(mean_squared_error, decoded.split(sizes), scaled.split(sizes))
+        parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
+        parts["loss/auxiliary"] = self._auxiliary((scaled - decoded).detach(), activations)
+        if self.training and torch.is_grad_enabled():
+            self._fired = (len(scaled), fired())
+        return parts
 
     def after_step(self, step: int) -> None:
         """Bring the decoder's columns back to length 1 and count for how many rows each concept has been silent."""

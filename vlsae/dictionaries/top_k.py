@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlsae.dictionaries import kernels
 from vlsae.dictionaries.centered import CenteredDictionary
-from vlsae.dictionaries.linear import mean_squared_error, sparse_reconstruction
+from vlsae.dictionaries.linear import sparse_reconstruction
 from vlsae.training.objective import Loss
 
 #: How far from 1 a column's length may lie for its gradient to lose only the part along the column.
@@ -32,22 +32,20 @@ class TopK(CenteredDictionary):
         if not self._learns_sparsely():
             return super().loss(batch, step)
         rows = self.checked_batch(batch)
-        sizes = [len(x) for x in rows.values()]
         scaled = torch.cat(list(rows.values())) / self.scale
         unit, center = self.decoder_norm == "unit", self.decoder.bias
         made = sparse_reconstruction(scaled, self.encoder, self.decoder, self.k, unit, center)
-        errors = map(mean_squared_error, made.decoded.split(sizes), scaled.split(sizes))
-        parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
-        parts["loss/auxiliary"] = self._auxiliary(
-            (scaled - made.decoded).detach(),
-            lambda dead: F.relu(
-                F.linear(scaled - center, self.encoder.weight.index_select(0, dead), self.encoder.bias[dead])
-            ),
-        )
-        if self.training and torch.is_grad_enabled():
-            fired = torch.zeros(self.n_concepts, dtype=torch.bool, device=scaled.device)
-            fired[made.support.indices[made.scores.detach() > 0]] = True
-            self._fired = (len(scaled), fired)
+
+        def activations(dead: Tensor) -> Tensor:
+            weight, bias = self.encoder.weight.index_select(0, dead), self.encoder.bias[dead]
+            return F.relu(F.linear(scaled - center, weight, bias))
+
+        def fired() -> Tensor:
+            found = torch.zeros(self.n_concepts, dtype=torch.bool, device=scaled.device)
+            found[made.support.indices[made.scores.detach() > 0]] = True
+            return found
+
+        parts = self._parts(rows, scaled, made.decoded, activations, fired)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
 
     def _learns_sparsely(self) -> bool:

@@ -205,14 +205,20 @@ def _file(name: str, path: Path, architecture: str | None) -> Checkpoint:
     return Checkpoint(name, config, path, architecture=architecture)
 
 
+def require_place(name: str, place: Path) -> None:
+    """Raise ``MissingFile`` with the nearest names beside it where a checkpoint's file or folder does not exist."""
+    if place.exists():
+        return
+    siblings = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
+    close = [str(place.parent / sibling) for sibling in nearest(place.name, siblings)]
+    raise MissingFile(
+        f"model.checkpoint={name}: {place} does not exist.",
+        f"Did you mean {' or '.join(close)}?" if close else None,
+    )
+
+
 def _folder(name: str, folder: Path) -> Checkpoint:
-    if not folder.exists():
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        close = [str(folder.parent / sibling) for sibling in nearest(folder.name, siblings)]
-        raise MissingFile(
-            f"model.checkpoint={name}: {folder} does not exist.",
-            f"Did you mean {' or '.join(close)}?" if close else None,
-        )
+    require_place(name, folder)
     if not (folder / CONFIG_NAME).is_file():
         raise MissingFile(
             f"{folder} holds no {CONFIG_NAME}.",

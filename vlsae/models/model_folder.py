@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlsae.errors import MissingFile, UserError, nearest
+from vlsae.errors import MissingFile, UserError
 from vlsae.models import hub
-from vlsae.models.checkpoints import TOKENIZER_NAMES, file_digest, parse
+from vlsae.models.checkpoints import TOKENIZER_NAMES, file_digest, parse, require_place
 
 CONFIG_NAME = "config.json"
 
@@ -98,13 +98,7 @@ def adapter_files(folder: Path) -> list[Path]:
 
 
 def _folder(name: str, folder: Path) -> ModelFolder:
-    if not folder.exists():
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        close = [str(folder.parent / sibling) for sibling in nearest(folder.name, siblings)]
-        raise MissingFile(
-            f"model.checkpoint={name}: {folder} does not exist.",
-            f"Did you mean {' or '.join(close)}?" if close else None,
-        )
+    require_place(name, folder)
     if not (folder / CONFIG_NAME).is_file():
         raise MissingFile(
             f"{folder} holds no {CONFIG_NAME}.",
