@@ -122,7 +122,7 @@ class CenteredDictionary(LinearDictionary):
         activations: Callable[[Tensor], Tensor],
         fired: Callable[[], Tensor],
     ) -> dict[str, Tensor]:
-        """Return each stream's error and the auxiliary loss, and note in training which concepts ``(h,)`` have fired."""
+        """Return each stream's error and the auxiliary loss, and note in training which concepts have fired."""
         sizes = [len(x) for x in rows.values()]
         errors = map(mean_squared_error, decoded.split(sizes), scaled.split(sizes))
         parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
