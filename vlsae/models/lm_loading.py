@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -66,8 +65,9 @@ def build_module(
             quantisation or an adapter needs is missing.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+
+    from vlsae.models.weights import damage_explained
 
     config = read_config(files, trust_remote_code)
     settings: dict[str, Any] = {
@@ -81,15 +81,10 @@ def build_module(
     }
     read: Any = AutoModelForCausalLM.from_pretrained
     try:
-        with quiet():
+        with quiet(), damage_explained(files.weights[0]):
             module, facts = read(files.folder, **settings)
-    except (SafetensorError, EOFError) as error:
-        raise UserError(f"{files.weights[0]} is damaged ({error}).", "Copy or download it again.") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{files.weights[0]} is damaged or holds more than tensors, and what else it holds is not run.",
-            "Save the model as safetensors where you trust it, and give that folder.",
-        ) from error
+    except UserError:
+        raise
     except (ValueError, KeyError, OSError, TypeError, RuntimeError) as error:
         raise _unreadable(files, "model", error) from error
     _refuse_misfits(files, facts)

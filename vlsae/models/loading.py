@@ -22,26 +22,21 @@ def build_module(files: Checkpoint, *, dtype: str, image_size: int | None) -> nn
         UserError: the weights are damaged, hold more than tensors, or do not fit the architecture.
     """
     import open_clip
-    from safetensors import SafetensorError
+
+    from vlsae.models.weights import damage_explained
 
     try:
-        _check_tensors_only(files.weights)
-        return open_clip.create_model(
-            _name(files),
-            pretrained=None if files.folder else str(files.weights),
-            precision=PRECISIONS[dtype],
-            force_image_size=image_size,
-            force_quick_gelu=bool(files.config.get("quick_gelu")),
-            require_pretrained=True,
-            weights_only=True,
-        )
-    except (SafetensorError, EOFError) as error:
-        raise UserError(f"{files.weights} is damaged ({error}).", "Copy or download it again.") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{files.weights} is damaged or holds more than tensors, and what else it holds is not run.",
-            "Save its state dict as safetensors where you trust it, and give that file.",
-        ) from error
+        with damage_explained(files.weights):
+            _check_tensors_only(files.weights)
+            return open_clip.create_model(
+                _name(files),
+                pretrained=None if files.folder else str(files.weights),
+                precision=PRECISIONS[dtype],
+                force_image_size=image_size,
+                force_quick_gelu=bool(files.config.get("quick_gelu")),
+                require_pretrained=True,
+                weights_only=True,
+            )
     except (RuntimeError, AssertionError, KeyError) as error:  # open_clip asserts that widths agree
         raise _unfit(files, error) from error
 

@@ -99,17 +99,15 @@ class TransformersViT(VisionModel):
         return found
 
     def _build(self) -> Any:
-        import pickle
-
-        from safetensors import SafetensorError
         from transformers import AutoModel
 
         from vlsae.models.lm_loading import quiet
+        from vlsae.models.weights import damage_explained
 
         settings: dict[str, Any] = {"use_safetensors": self.files.is_safe, "local_files_only": True}
         read: Any = AutoModel.from_pretrained
         try:
-            with quiet():
+            with quiet(), damage_explained(self.files.weights[0]):
                 module, facts = read(
                     self.files.folder,
                     config=self.config,
@@ -117,8 +115,8 @@ class TransformersViT(VisionModel):
                     output_loading_info=True,
                     **settings,
                 )
-        except (SafetensorError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(f"{self.files.weights[0]} is damaged ({error}).", "Copy or download it again.") from error
+        except UserError:
+            raise
         except (ValueError, KeyError, OSError, TypeError, RuntimeError) as error:
             raise self._unreadable("model", error) from error
         missing = sorted(facts.get("missing_keys") or ()) + sorted(map(str, facts.get("mismatched_keys") or ()))

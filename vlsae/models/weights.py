@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,26 +23,41 @@ NESTED = ("state_dict", "model")
 WRAPPER = "module."
 
 
+@contextmanager
+def damage_explained(path: Path) -> Iterator[None]:
+    """Within the context, a file of weights that is damaged or holds more than tensors is a ``UserError``."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}).", "Copy or download it again.") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is damaged or holds more than tensors, and what else it holds is not run.",
+            "Save the weights as safetensors where you trust them, and give those.",
+        ) from error
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a file by name: safetensors, or a pickled state dict, read as tensors only.
 
     Raises ``MissingFile`` without the file, ``UserError`` where it is damaged or holds more than tensors.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise MissingFile(f"There is no weight file {path}.", "Name one that exists: model.checkpoint=path:FILE")
-    try:
-        found: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, EOFError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}).", "Copy or download it again.") from error
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path} is damaged or holds more than tensors, and what else it holds is not run.",
-            "Save its state dict as safetensors where you trust it, and give that file.",
-        ) from error
+    with damage_explained(path):
+        try:
+            found: Any = (
+                load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+            )
+        except OSError as error:
+            raise EOFError(str(error)) from error
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise pickle.UnpicklingError(str(error)) from error
     for key in NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
