@@ -53,6 +53,7 @@ SMALL_TASKS: dict[str, Callable[[], dict[str, Any]]] = {
 SMALL_PROBES: dict[str, dict[str, Any]] = {
     "information_plane": {"networks": 2, "epochs": 2, "points": 2, "rows": 32},
     "feature_bias": {"networks": 2, "steps": 2, "items": 64},
+    "geometry_tasks": {"conditions": 8, "networks": 2, "steps": 2, "points": 2, "batch_size": 8, "width": 8},
 }
 
 #: Data sets that only the Hub has, and tasks that are checked elsewhere on files of their own.

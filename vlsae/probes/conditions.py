@@ -40,8 +40,8 @@ class Parallelism(NamedTuple):
 
 
 class CCGP(NamedTuple):
-    """``value``, the mean of ``folds (m²,)``: accuracies on held-out pairs, all negatives of the first positive
-    first, conditions ascending."""
+    """``value``, the mean of ``folds (m²,)``, or of those asked for: accuracies on held-out pairs, all negatives of the
+    first positive first, conditions ascending."""
 
     value: float
     folds: np.ndarray
@@ -81,12 +81,13 @@ def parallelism_score(means: Any, positive: Any, negative: Any) -> Parallelism:
     return Parallelism(float(scores[chosen]), others[candidates[chosen]], exact)
 
 
-def ccgp(x: Any, conditions: Any, positive: Any, negative: Any, C: float = 1.0) -> CCGP:
+def ccgp(x: Any, conditions: Any, positive: Any, negative: Any, C: float = 1.0, most: int | None = None) -> CCGP:
     """Return the cross-condition generalisation performance of a dichotomy of ``conditions (n,)`` of ``x (n, d)``.
 
     For each positive and each negative condition, a logistic regression (``C``, x as it is) learns from the other
     conditions of the dichotomy and is scored on these two, each counting one half. Chance is 0.5; a code in which
-    conditions interact can lie far below.
+    conditions interact can lie far below. ``most`` takes so many of the pairs, evenly spaced: m of m² hold each
+    condition out once.
     Raises ``ValueError`` for conditions without rows, that repeat, and fewer than two a side.
     """
     x = matrix(x, "x")
@@ -98,6 +99,9 @@ def ccgp(x: Any, conditions: Any, positive: Any, negative: Any, C: float = 1.0) 
     x, conditions = x[rows], conditions[rows]
     truth = np.isin(conditions, ones)
     held_one, held_other = np.repeat(ones, len(others)), np.tile(others, len(ones))
+    if most is not None and most < len(held_one):
+        some = np.linspace(0, len(held_one) - 1, most).round().astype(np.int64)
+        held_one, held_other = held_one[some], held_other[some]
     number = conditions[:, None]
     kept = ((number != held_one) & (number != held_other)).astype(np.float64)
     targets = np.repeat(truth[:, None].astype(np.float64), kept.shape[1], axis=1)

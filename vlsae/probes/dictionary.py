@@ -50,7 +50,8 @@ class DictionaryProbe(Probe):
     sparse probes read, ``removed`` those that targeted removal takes out. ``runs`` names further dictionaries, which
     are scored on the same rows beside this one; those of its kind and size are matched concept by concept.
     ``runs`` may name a folder, a Hub id, SAELens' layout or published weights as well (``dictionaries/references.py``).
-    ``texts`` is how many samples run through a language model whose layer's tokens were coded, for the loss recovered.
+    ``texts`` is how many held-out texts run through a language model whose layer's tokens were coded, for the loss
+    recovered.
     """
 
     reads: ClassVar[str] = "dictionary"
@@ -150,30 +151,25 @@ class DictionaryProbe(Probe):
         sites = list(trained.sites.items())
         if self.texts == 0 or representations.model is None or len(sites) != 1 or trained.auxiliary is not None:
             return {}
-        stream, site = sites[0]
+        _, site = sites[0]
         rows = representations.rows(site)
         if site.endswith(".embedding") or "role" not in rows.table.column_names:
             return {}
-        model = representations.model()
-        if not hasattr(model, "losses") or representations.samples is None:
+        if representations.samples is None:
             return {}
-        from vlsae.dictionaries.loss_recovered import spliced_recovery
+        from vlsae.dictionaries.loss_recovered import token_recovery
 
-        several = representations.samples.column("texts").to_pylist()
-        texts = [one[0] for one in several if one][-self.texts :]
-        batches = [model.prepare(None, texts[first : first + 8]) for first in range(0, len(texts), 8)]
-
-        def loss_of(edit: Any) -> np.ndarray:
-            from contextlib import nullcontext
-
-            with nullcontext() if edit is None else model.edit(site, edit):
-                found = [model.losses(batch).double().cpu().numpy().ravel() for batch in batches]
-            losses = np.concatenate(found)
-            return losses[np.isfinite(losses)]
-
-        mean = rows.read().mean(dim=0)
-        common = {"seed": representations.seed, "resamples": self.bootstrap}
-        return spliced_recovery(loss_of, trained.dictionary, stream, mean, **common)
+        return token_recovery(
+            representations.model(),
+            site,
+            trained.dictionary,
+            rows.table,
+            representations.samples,
+            rows.read().mean(dim=0),
+            texts=self.texts,
+            seed=representations.seed,
+            resamples=self.bootstrap,
+        )
 
     def _stability(self, every: Sequence[TrainedDictionary], seed: int) -> Result:
         """Return how well concepts of dictionaries of one kind and size match one to one, a value a pair."""

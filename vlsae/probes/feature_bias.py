@@ -13,11 +13,11 @@ import numpy as np
 
 from vlsae.bounds import OneOf, Range
 from vlsae.probes.base import Probe, Representations
+from vlsae.probes.over_networks import measure_over_networks, over_networks
 from vlsae.probes.targets import Targets
 from vlsae.probes.variance import variance_explained
 from vlsae.progress import progress
 from vlsae.result import Measure, Plot, Result, Series, Table
-from vlsae.statistics import Interval, jackknife
 
 #: The names of both features of each contrast. The first is the one that the paper finds to explain more.
 CONTRASTS = {
@@ -88,7 +88,7 @@ class FeatureBias(Probe):
         metrics: dict[str, Measure] = {}
         for contrast, trained in found.items():
             for number, name in enumerate(CONTRASTS[contrast]):
-                metrics[f"accuracy/{contrast}/{name}"] = _measure(_interval(trained.accuracy[:, number]), "share")
+                metrics[f"accuracy/{contrast}/{name}"] = measure_over_networks(trained.accuracy[:, number], "share")
         layers = [_layer(contrast, layer, found[contrast]) for contrast in found for layer in range(len(self.widths))]
         for row in layers:
             place = f"{row[0]}/layer {row[1]}"
@@ -155,24 +155,12 @@ def factorial_items(contrast: str, n: int, parity: int, seed: int) -> tuple[np.n
     return bits, np.stack([bits[:, 0], second], axis=1)
 
 
-def _interval(values: np.ndarray) -> Interval:
-    """Return the mean over networks of ``values (B, …)`` with its t interval; NaN ends for fewer than two networks."""
-    if len(values) < 2:
-        nothing = np.full(values.shape[1:], np.nan)
-        return Interval(values.mean(axis=0) if len(values) else nothing, nothing, nothing, nothing, values)
-    return jackknife(lambda rows: values[rows].mean(axis=0), np.arange(len(values)))
-
-
-def _measure(found: Interval, unit: str) -> Measure:
-    return Measure(float(found.estimate), unit, float(found.low), float(found.high))
-
-
 def _layer(contrast: str, layer: int, trained: Trained) -> list[Any]:
     own = trained.pooled[layer, trained.learned]
-    both, apart = _interval(own), _interval(own[:, 0] - own[:, 1])
+    both, apart = over_networks(own), over_networks(own[:, 0] - own[:, 1])
     parts = [float(np.asarray(end)[k]) for k in range(2) for end in (both.estimate, both.low, both.high)]
     ends = [float(end) for end in (apart.estimate, apart.low, apart.high)]
-    joint = float(_interval(trained.joint[layer, trained.learned]).estimate)
+    joint = float(over_networks(trained.joint[layer, trained.learned]).estimate)
     return [contrast, layer + 1, *parts, *ends, joint, int((own[:, 0] > own[:, 1]).sum()), len(own)]
 
 
@@ -189,7 +177,7 @@ def _network_rows(found: Mapping[str, Trained]) -> list[list[Any]]:
 def _plot(found: Mapping[str, Trained]) -> Plot:
     series = []
     for contrast, trained in found.items():
-        bounds = _interval(trained.pooled[:, trained.learned].swapaxes(0, 1))
+        bounds = over_networks(trained.pooled[:, trained.learned].swapaxes(0, 1))
         x = [f"layer {layer + 1}" for layer in range(len(trained.pooled))]
         for number, name in enumerate(CONTRASTS[contrast]):
             value, low, high = (

@@ -16,10 +16,10 @@ from vlsae.probes.base import Probe, Representations
 from vlsae.probes.icosahedron import icosahedron_task
 from vlsae.probes.information import mi_binned, mi_kde
 from vlsae.probes.nearest_information import mi_nearest
+from vlsae.probes.over_networks import measure_over_networks, over_networks
 from vlsae.probes.targets import Targets
 from vlsae.progress import progress
 from vlsae.result import Measure, Plot, Result, Series, Table
-from vlsae.statistics import Interval, jackknife
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ class InformationPlane(Probe):
         compressed = _compression(found, names)
         metrics: dict[str, Measure] = {}
         for activation, training in found.items():
-            metrics[f"accuracy/{activation}"] = _over_networks(training.accuracy[-1], "share")
+            metrics[f"accuracy/{activation}"] = measure_over_networks(training.accuracy[-1], "share")
         for row in compressed:
             metrics[f"compression/{row[0]}/{row[1]}/{row[2]}"] = Measure(row[3], "bits", row[4], row[5])
         last = names[-2]
@@ -200,22 +200,11 @@ def _epoch(
     return np.stack(found)
 
 
-def _over_networks(values: np.ndarray, unit: str) -> Measure:
-    found = _interval(values)
-    return Measure(float(found.estimate), unit, float(found.low), float(found.high))
-
-
-def _interval(values: np.ndarray) -> Interval:
-    """Return the mean over networks of ``values (…, B)`` with its t interval."""
-    moved = np.moveaxis(values, -1, 0)
-    return jackknife(lambda rows: moved[rows].mean(axis=0), np.arange(len(moved)))
-
-
 def _compression(found: Mapping[str, Training], names: Sequence[str]) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for activation, training in found.items():
         i_xt = training.plane[..., 0]
-        drop = _interval(np.moveaxis(i_xt.max(axis=0) - i_xt[-1], 1, -1))
+        drop = over_networks((i_xt.max(axis=0) - i_xt[-1]).swapaxes(0, 1))
         means = i_xt.mean(axis=2)
         for layer, name in enumerate(names):
             for kind, estimator in enumerate(ESTIMATORS):
@@ -261,7 +250,7 @@ def _plane_plot(found: Mapping[str, Training], names: Sequence[str]) -> Plot:
 def _time_plot(found: Mapping[str, Training], names: Sequence[str]) -> Plot:
     series = []
     for activation, training in found.items():
-        bounds = _interval(np.moveaxis(training.plane[..., 0], 2, -1))
+        bounds = over_networks(np.moveaxis(training.plane[..., 0], 2, 0))
         for kind, estimator in enumerate(ESTIMATORS):
             for layer, name in enumerate(names):
                 value, low, high = (
