@@ -49,6 +49,7 @@ def run_stage(run: Run | str | Path) -> Run:
 def _work(run: Run, log: logging.Handler) -> None:
     from vlsae.config import load, resolved
     from vlsae.loggers import started
+    from vlsae.memory import shortage_told
     from vlsae.stages.launch import stage_module
 
     logger.info("%s starts", run.id)
@@ -56,7 +57,7 @@ def _work(run: Run, log: logging.Handler) -> None:
         module, config = stage_module(run.stage), resolved(load(run.path))
         # A training hands its logger to the loop; of other stages what came out is logged.
         logs = "logger" in config and not getattr(module, "LOGS_ITSELF", False)
-        with started(config, run) if logs else nullcontext():
+        with shortage_told(run.not_reproducible), started(config, run) if logs else nullcontext():
             module.run(config, run)
     except KeyboardInterrupt:
         logger.warning("%s was interrupted; `vlsae runs resume %s` goes on", run.id, run.id)

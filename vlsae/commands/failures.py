@@ -13,6 +13,7 @@ import typer
 
 from vlsae.errors import UserError, nearest
 from vlsae.leaving import INTERRUPTED
+from vlsae.memory import is_out_of_memory
 
 DONE, BUG, MENDABLE = 0, 1, 2
 
@@ -30,8 +31,6 @@ _OF_THE_SYSTEM = {
     errno.EROFS: "Name a place that may be written to.",
     errno.ENOENT: "Check the path.",
 }
-
-_NO_MEMORY = ("can't allocate memory", "Storage size calculation overflowed", "not enough memory")
 
 
 def explain(error: BaseException, words: Sequence[str] = ()) -> int:
@@ -75,7 +74,7 @@ def message(error: BaseException) -> str:
 
 def _is_mendable(error: BaseException) -> bool:
     of_system = isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM
-    return isinstance(error, UserError) or of_system or _is_usage(error) or _is_memory(error)
+    return isinstance(error, UserError) or of_system or _is_usage(error) or is_out_of_memory(error)
 
 
 def _lines(error: BaseException, words: Sequence[str]) -> list[str]:
@@ -85,7 +84,7 @@ def _lines(error: BaseException, words: Sequence[str]) -> list[str]:
         return str(error).splitlines()
     if _is_usage(error):
         return _usage(error, words)
-    if _is_memory(error):
+    if is_out_of_memory(error):
         first = (str(error).splitlines() or ["Out of memory."])[0]
         return [first, "Use a smaller extract.batch_size, train.batch_size or objective, or hardware=cpu."]
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
@@ -117,12 +116,6 @@ def _typed(option: str, words: Sequence[str]) -> str:
 
 def _is_usage(error: BaseException) -> bool:
     return hasattr(error, "format_message") and getattr(error, "exit_code", None) == MENDABLE
-
-
-def _is_memory(error: BaseException) -> bool:
-    # Torch tells of too little memory on the CPU in words alone.
-    of_torch = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
-    return of_torch or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _write(*lines: str) -> None:

@@ -131,6 +131,10 @@ class CenteredDictionary(LinearDictionary):
             self._fired = (len(scaled), fired())
         return parts
 
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> float | None:
+        """Return None: which concepts fired, and what the dead leave over, are facts of a whole batch."""
+        return None
+
     def after_step(self, step: int) -> None:
         """Bring the decoder's columns back to length 1 and count for how many rows each concept has been silent."""
         if self.decoder_norm == "unit":

@@ -17,6 +17,7 @@ from vlsae.dictionaries import kernels
 from vlsae.dictionaries.base import Dictionary, SparseCode
 from vlsae.dictionaries.selection import at_least_single, top_k
 from vlsae.training.objective import Loss, Objective
+from vlsae.training.rows import count_rows
 
 
 class LinearDictionary(Dictionary, Objective):
@@ -56,6 +57,10 @@ class LinearDictionary(Dictionary, Objective):
                 decoded = self._reconstruct(self._code(self._activate(x, stream)).to(x.dtype), stream)
             parts[f"loss/{stream}"] = mean_squared_error(decoded, x)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> float | None:
+        """Return the number of rows."""
+        return float(count_rows(batch))
 
     def _activate(self, x: Tensor, stream: str) -> Tensor:
         return F.relu(linear(x, self._encoder(stream)))

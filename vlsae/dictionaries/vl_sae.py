@@ -19,7 +19,7 @@ from vlsae.dictionaries.base import STREAMS, Count, Dictionary, OptionalCount, S
 from vlsae.dictionaries.selection import at_least_single, top_k, top_k_strict
 from vlsae.errors import UserError
 from vlsae.training.objective import Loss, Objective
-from vlsae.training.rows import InvalidRows
+from vlsae.training.rows import InvalidRows, count_rows
 
 
 class VLSAE(Dictionary, Objective):
@@ -108,6 +108,10 @@ class VLSAE(Dictionary, Objective):
         decoded = self._decoded_sparsely(x, rows) if sparse else self._decoded(x, rows)
         parts = {f"loss/{stream}": self._error(decoded[stream], own, stream) for stream, own in rows.items()}
         return Loss(torch.stack(list(parts.values())).sum(), parts)
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> float | None:
+        """Return the number of rows."""
+        return float(count_rows(batch))
 
     @classmethod
     def from_author_state(cls, state: Mapping[str, Tensor], k: int | None) -> VLSAE:

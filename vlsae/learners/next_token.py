@@ -99,6 +99,10 @@ class NextToken(Objective):
         scores = self.module(input_ids=batch.language, use_cache=False).logits
         return token_losses(scores, batch.language, batch.mask)
 
+    def loss_weight(self, batch: Any) -> float | None:
+        """Return the number of tokens that are predicted."""
+        return float(batch.mask[:, 1:].sum())
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return matrices with decay; gains, biases and embeddings without."""
         embeddings = {id(parameter) for parameter in self.module.get_input_embeddings().parameters()}

@@ -92,6 +92,11 @@ class Run:
         reproducible = self.manifest["reproducible"] and str(device) == "cpu"
         self._update(device=str(device), threads=int(threads), reproducible=reproducible)
 
+    def not_reproducible(self) -> None:
+        """Record that the same command need not give the same numbers bit by bit."""
+        if self.manifest["reproducible"]:
+            self._update(reproducible=False)
+
     def set_fingerprint(self, fingerprint: str, identity: Mapping[str, Any]) -> None:
         """Record the fingerprint and the identity it was made from, once all of it is known."""
         self._update(fingerprint=fingerprint, identity=mask_values(identity))

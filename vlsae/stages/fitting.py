@@ -80,4 +80,5 @@ def training_metrics(result: FitResult, unit: str = "squared units") -> dict[str
         "steps": Measure(result.steps, "steps"),
         "best_epoch": Measure(result.best_epoch, "epochs"),
         "loss/validation": Measure(result.best_loss, unit),
+        "skipped_steps": Measure(result.skipped, "steps with values that are not finite"),
     }

@@ -29,13 +29,18 @@ BEST = "best.safetensors"
 
 @dataclass
 class State:
-    """How far a training is: steps done, validation values of each epoch, the best, and epochs without a better one."""
+    """How far a training is: steps done, validation values of each epoch, the best, and epochs without a better one.
+
+    ``skipped`` steps had a batch that was not finite, the last ``skipped_running`` of them without one between.
+    """
 
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
     best_loss: float | None = None
     waited: int = 0
+    skipped: int = 0
+    skipped_running: int = 0
 
 
 class Checkpoints:
@@ -54,7 +59,17 @@ class Checkpoints:
         return sorted(files, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
 
     def save(self, state: State) -> None:
-        """Write the checkpoint of a step and remove those no longer kept."""
+        """Write the checkpoint of a step and remove those no longer kept.
+
+        Raises ``UserError``, the earlier ones left, where a parameter is not finite.
+        """
+        broken = [name for name, value in self._objective.named_parameters() if not torch.isfinite(value).all()]
+        if broken:
+            raise UserError(
+                f"After step {state.step} the parameter {broken[0]} is not finite; no checkpoint is written over those "
+                "before it.",
+                "Lower the learning rate or set clip.",
+            )
         if self.folder is None:
             return
         optimizer_tensors, optimizer_values = _optimizer_state(self._optimizer)

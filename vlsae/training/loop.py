@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vlsae.errors import UserError, unknown
 from vlsae.training.checkpoint import Checkpoints, State
+from vlsae.training.gradients import Accumulation
 from vlsae.training.objective import Loss, Objective
-from vlsae.training.rows import InvalidRows, check_batch, count_rows, tensors, to_device
+from vlsae.training.rows import InvalidRows, NotFinite, check_batch, count_rows, tensors, to_device
 from vlsae.training.schedule import epoch_factors
 from vlsae.training.step import build_optimizer, set_learning_rate, train_step
 
@@ -25,6 +26,9 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 #: Rows from which an objective sets what it measures before its first step.
 INITIAL_ROWS = 8192
+
+#: Batches that are not finite are skipped up to this share of a training's steps, and never so many running.
+SKIPPED_SHARE, SKIPPED_RUNNING = 1e-3, 3
 
 Log = Callable[[int, float, str, dict[str, float]], None]
 Progress = Callable[[int, str], None]
@@ -45,13 +49,15 @@ class BatchReader(Protocol):
 class FitResult:
     """What a training came to: ``best_epoch`` counts from 1; ``history`` holds the validation values of each epoch.
 
-    Without validation ``best_epoch`` is the last and ``best_loss`` None.
+    Without validation ``best_epoch`` is the last and ``best_loss`` None. ``skipped`` steps had a batch that was not
+    finite and changed nothing.
     """
 
     steps: int
     best_epoch: int
     best_loss: float | None
     history: list[dict[str, float]]
+    skipped: int = 0
 
 
 def fit(
@@ -82,7 +88,9 @@ def fit(
     step and each epoch's validation means; steps are counted when done. Best is the lowest validation loss;
     ``patience`` epochs without a better one end the training. ``progress(steps, note)`` hears of steps done.
 
-    Raises ``ValueError``, the weights as before the step, where a batch, the loss or a gradient is not finite.
+    A step whose batch, loss or gradient is not finite is skipped with a warning and counted. Raises
+    :class:`NotFinite`, the weights as before the step, at more than ``SKIPPED_SHARE`` of all steps or at
+    ``SKIPPED_RUNNING`` one after another; no checkpoint is written between them, so that the last good one stays.
     """
     factors = epoch_factors(schedule, epochs, warmup_epochs)
     _check_numbers(log_every=log_every, checkpoint_every=checkpoint_every, patience=patience, clip=clip)
@@ -94,11 +102,17 @@ def fit(
     checkpoints = Checkpoints(run_directory, objective, optimizer)
     state = _begin(checkpoints, objective, reader, resume, epochs * length, on_resume)
     told = _Told(log, progress, log_every, state.step)
+    accumulation = Accumulation()
     objective.train()
     while state.step < epochs * length and not _has_stopped(state, patience):
         rate = lr * factors[state.step // length]
         set_learning_rate(optimizer, rate)
-        loss = _step(objective, reader, optimizer, state.step, clip, PRECISIONS[precision])
+        loss = None
+        try:
+            loss = _step(objective, reader, optimizer, state.step, clip, PRECISIONS[precision], accumulation)
+            state.skipped_running = 0
+        except NotFinite as error:
+            _skip(state, error, epochs * length)
         state.step += 1
         epoch_ends = state.step % length == 0
         told.of_step(state.step, state.step / length, loss, rate, epoch_ends)
@@ -106,11 +120,13 @@ def fit(
             means = validate(objective, validation, seed=seed, autocast=PRECISIONS[precision])
             _judge(state, state.step // length, means, checkpoints)
             told.of_validation(state.step, float(state.step // length), means)
-        if epoch_ends or (checkpoint_every is not None and state.step % checkpoint_every == 0):
+        due = epoch_ends or (checkpoint_every is not None and state.step % checkpoint_every == 0)
+        if due and not state.skipped_running:
             checkpoints.save(state)
     if state.best_epoch is not None:
         checkpoints.load_best()
-    return FitResult(state.step, state.best_epoch or state.step // length, state.best_loss, state.history)
+    best_epoch = state.best_epoch or state.step // length
+    return FitResult(state.step, best_epoch, state.best_loss, state.history, state.skipped)
 
 
 def validate(
@@ -154,9 +170,9 @@ class _Told:
         if progress is not None and done:
             progress(done, self._note)
 
-    def of_step(self, step: int, epoch: float, loss: Loss, rate: float, epoch_ends: bool) -> None:
-        """Tell of a step that is done."""
-        if step % self._log_every == 0 or epoch_ends or step == 1:
+    def of_step(self, step: int, epoch: float, loss: Loss | None, rate: float, epoch_ends: bool) -> None:
+        """Tell of a step that is done; one that was skipped has no loss."""
+        if loss is not None and (step % self._log_every == 0 or epoch_ends or step == 1):
             values = _values(loss)
             self._note = f"loss {values['loss']:.4g}"
             if self._log is not None:
@@ -192,7 +208,7 @@ def _named_rows(reader: BatchReader, step: int) -> Iterator[None]:
         yield
     except InvalidRows as error:
         names = reader.describe(step, error.mask.cpu().numpy())
-        raise InvalidRows(error.what, error.stream, error.mask, list(names)) from error
+        raise type(error)(error.what, error.stream, error.mask, list(names)) from error
 
 
 def _begin(
@@ -242,10 +258,26 @@ def _step(
     step: int,
     clip: float | None,
     autocast: torch.dtype | None,
+    accumulation: Accumulation,
 ) -> Loss:
     batch = to_device(reader.batch(step), next(objective.parameters()).device)
     with _named_rows(reader, step):
-        return train_step(objective, batch, optimizer, step, clip=clip, autocast=autocast)
+        return train_step(objective, batch, optimizer, step, clip=clip, autocast=autocast, accumulation=accumulation)
+
+
+def _skip(state: State, error: NotFinite, total: int) -> None:
+    """Count a step that changed nothing; raise the error where too many are such, or too many running."""
+    state.skipped += 1
+    state.skipped_running += 1
+    most = int(SKIPPED_SHARE * total)
+    if state.skipped > most or state.skipped_running >= SKIPPED_RUNNING:
+        raise NotFinite(
+            f"{error.message} Of {total} steps at most {most} may be skipped for values that are not finite, and fewer "
+            f"than {SKIPPED_RUNNING} running; this is the {state.skipped}. of all and the {state.skipped_running}. "
+            "running.",
+            error.mend,
+        ) from error
+    logger.warning("step %d is skipped, %d of at most %d: %s", state.step, state.skipped, most, error.message)
 
 
 def _judge(state: State, epoch: int, means: dict[str, float], checkpoints: Checkpoints) -> None:

@@ -29,6 +29,13 @@ class Objective(nn.Module, ABC):
     def loss(self, batch: Any, step: int = 0) -> Loss:
         """Return the loss of a batch at a step."""
 
+    def loss_weight(self, batch: Any) -> float | None:
+        """Return a batch's weight where a loss is the weighted mean of the losses of the parts its batch is cut into.
+
+        None where it is no such mean, and a batch cannot be taken in parts.
+        """
+        return None
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return optimiser groups; a group may set its own ``lr_scale`` and ``weight_decay``."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]

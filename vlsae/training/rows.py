@@ -15,6 +15,10 @@ from vlsae.errors import UserError
 LISTED = 8
 
 
+class NotFinite(UserError):
+    """A batch, its loss or its gradient holds a value that is not finite."""
+
+
 class InvalidRows(UserError):
     """Rows of a batch that cannot be used: ``stream`` and ``mask (n,)``, true where a row is at fault."""
 
@@ -29,18 +33,22 @@ class InvalidRows(UserError):
         )
 
 
+class NotFiniteRows(InvalidRows, NotFinite):
+    """Rows of a batch that hold values that are not finite."""
+
+
 def check_finite(x: Tensor, stream: str) -> None:
-    """Raise :class:`InvalidRows` where a row of ``x (n, ...)`` holds a value that is not finite."""
+    """Raise :class:`NotFiniteRows` where a row of ``x (n, ...)`` holds a value that is not finite."""
     # One reduction decides the usual case: a sum of finite values can overflow, so only a bad sum looks closer.
     if torch.isfinite(x.detach().sum()):
         return
     bad = ~torch.isfinite(x.detach()).flatten(1).all(dim=1)
     if bad.any():
-        raise InvalidRows("values that are not finite", stream, bad)
+        raise NotFiniteRows("values that are not finite", stream, bad)
 
 
 def check_batch(batch: Any) -> None:
-    """Raise :class:`InvalidRows` where a batch holds a row that is not finite; integer tensors always pass."""
+    """Raise :class:`NotFiniteRows` where a batch holds a row that is not finite; integer tensors always pass."""
     for stream, x in tensors(batch).items():
         if x.is_floating_point() and x.ndim > 0:
             check_finite(x.unsqueeze(1) if x.ndim == 1 else x, stream)

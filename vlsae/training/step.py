@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from vlsae.errors import UserError
+from vlsae.training.gradients import Accumulation
 from vlsae.training.objective import Loss, Objective
-from vlsae.training.rows import check_batch
+from vlsae.training.rows import NotFinite, check_batch
 
 
 def build_optimizer(objective: Objective, lr: float) -> torch.optim.Optimizer:
@@ -38,26 +39,23 @@ def train_step(
     *,
     clip: float | None = None,
     autocast: torch.dtype | None = None,
+    accumulation: Accumulation | None = None,
 ) -> Loss:
     """Take one whole step: loss, gradients, optimiser, the objective's constraints and statistics.
 
-    ``batch`` maps stream → ``(n, d)``, or is a model's inputs; ``clip`` bounds the norm of all gradients together.
-    Returns the loss from before the update, detached. Raises ``ValueError``, the weights untouched, where a row of
+    ``batch`` maps stream → ``(n, d)``, or is a model's inputs; ``clip`` bounds the norm of all gradients together;
+    ``accumulation`` keeps, from step to step, in how many parts batches fit into memory.
+    Returns the loss from before the update, detached. Raises :class:`NotFinite`, the weights untouched, where a row of
     the batch, the loss or a gradient is not finite.
     """
     check_batch(batch)
     optimizer.zero_grad(set_to_none=True)
-    device = next(objective.parameters()).device
-    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        loss = objective.loss(batch, step)
-    if not torch.isfinite(loss.total.detach()):
-        raise UserError(f"The loss at step {step} is {loss.total.item()}.", "Lower the learning rate or set clip.")
-    loss.total.backward()  # type: ignore[no-untyped-call]
+    loss = (accumulation or Accumulation()).backward(objective, batch, step, autocast)
     _clip(optimizer, clip, step)
     optimizer.step()
     with torch.no_grad():
         objective.after_step(step)
-    return Loss(loss.total.detach(), {name: value.detach() for name, value in loss.parts.items()})
+    return loss
 
 
 def _clip(optimizer: torch.optim.Optimizer, clip: float | None, step: int) -> None:
@@ -67,7 +65,7 @@ def _clip(optimizer: torch.optim.Optimizer, clip: float | None, step: int) -> No
     norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
     if not torch.isfinite(norm):
         optimizer.zero_grad(set_to_none=True)
-        raise UserError(
+        raise NotFinite(
             f"The gradient at step {step} is not finite; the weights are untouched.",
             "Lower the learning rate or set clip.",
         )

@@ -1,0 +1,114 @@
+"""Gradients of a batch, taken in parts where memory is too small for all of it at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlsae.errors import UserError
+from vlsae.memory import is_out_of_memory, tell_shortage
+from vlsae.training.objective import Loss, Objective
+from vlsae.training.rows import NotFinite, tensors
+
+
+class Accumulation:
+    """In how many parts batches are taken: one, and twice as many wherever memory runs out.
+
+    The gradient is that of the whole batch, its loss being the weighted mean of its parts' (``Objective.loss_weight``).
+    """
+
+    def __init__(self) -> None:
+        self.parts = 1
+
+    def backward(self, objective: Objective, batch: Any, step: int, autocast: torch.dtype | None = None) -> Loss:
+        """Put a batch's gradient into the parameters and return its loss, detached.
+
+        Raises :class:`NotFinite` for a loss that is not finite, ``UserError`` where memory runs out and the batch
+        cannot be taken in smaller parts.
+        """
+        while True:
+            try:
+                return _backward(objective, batch, step, autocast, self.parts)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside of the handler: the traceback holds what the attempt had made.
+            objective.zero_grad(set_to_none=True)
+            self._take_smaller_parts(objective, batch, step)
+
+    def _take_smaller_parts(self, objective: Objective, batch: Any, step: int) -> None:
+        rows = _common_rows(batch)
+        if rows is None or _weight(objective, batch) is None:
+            raise UserError(
+                f"Memory ran out at step {step}, and the loss of {type(objective).__name__} is no mean over rows: its "
+                "batch cannot be taken in parts.",
+                "Use a smaller train.batch_size, which changes what is learned, or a machine with more memory.",
+            )
+        if self.parts >= rows:
+            raise UserError(
+                f"Memory ran out at step {step} on {-(-rows // self.parts)} rows of a batch.",
+                "Use a smaller objective, or a machine with more memory.",
+            )
+        self.parts = min(2 * self.parts, rows)
+        tell_shortage(
+            f"memory ran out at step {step}; each batch is now taken in {self.parts} parts, whose gradients add up to "
+            "its own but for rounding"
+        )
+
+
+def _backward(objective: Objective, batch: Any, step: int, autocast: torch.dtype | None, parts: int) -> Loss:
+    if parts == 1:
+        loss = _loss(objective, batch, step, autocast)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        return _detached(loss, 1.0)
+    weighted = [(piece, weight) for piece in _pieces(batch, parts) if (weight := _weight(objective, piece))]
+    losses = []
+    for piece, weight in weighted:
+        loss = _loss(objective, piece, step, autocast)
+        share = weight / sum(one for _, one in weighted)
+        (loss.total * share).backward()
+        losses.append(_detached(loss, share))
+    names = losses[0].parts
+    return Loss(
+        torch.stack([loss.total for loss in losses]).sum(),
+        {name: torch.stack([loss.parts[name] for loss in losses]).sum() for name in names},
+    )
+
+
+def _weight(objective: Objective, batch: Any) -> float | None:
+    """Return what the objective says of a batch's weight; a class with a loss of its own must say it anew."""
+    own = next(one for one in type(objective).__mro__ if "loss" in vars(one) or "loss_weight" in vars(one))
+    return objective.loss_weight(batch) if "loss_weight" in vars(own) else None
+
+
+def _loss(objective: Objective, batch: Any, step: int, autocast: torch.dtype | None) -> Loss:
+    device = next(objective.parameters()).device
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        loss = objective.loss(batch, step)
+    if not torch.isfinite(loss.total.detach()):
+        raise NotFinite(f"The loss at step {step} is {loss.total.item()}.", "Lower the learning rate or set clip.")
+    return loss
+
+
+def _detached(loss: Loss, share: float) -> Loss:
+    total, parts = loss.total.detach(), {name: value.detach() for name, value in loss.parts.items()}
+    return Loss(total, parts) if share == 1 else Loss(total * share, {n: value * share for n, value in parts.items()})
+
+
+def _common_rows(batch: Any) -> int | None:
+    """Return the number of rows that all tensors of a batch have, None where they have different ones."""
+    counts = {value.shape[0] if value.ndim else None for value in tensors(batch).values()}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _pieces(batch: Any, parts: int) -> list[Any]:
+    chunks = {name: value.tensor_split(parts) for name, value in tensors(batch).items()}
+    return [_with(batch, {name: several[part] for name, several in chunks.items()}) for part in range(parts)]
+
+
+def _with(batch: Any, changed: Mapping[str, Tensor]) -> Any:
+    return {**batch, **changed} if isinstance(batch, Mapping) else dataclasses.replace(batch, **changed)
