@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tiny_clip import write_clip
 from tiny_lm import write_lm
+from tiny_vlm import write_vlm
 
 from vlsae import plugins
 from vlsae.config import build, compose, resolved, target_class
@@ -59,7 +60,7 @@ SMALL_PROBES: dict[str, dict[str, Any]] = {
 #: Data sets that only the Hub has, and tasks that are checked elsewhere on files of their own.
 ELSEWHERE = (
     *("cifar10", "cifar100", "mnist", "eurosat", "dtd", "food101", "flowers102", "pets", "cars", "aircraft"),
-    *("caltech101", "sun397", "imagenet", "explain"),
+    *("caltech101", "sun397", "imagenet", "explain", "llava_7b", "qwen25vl_3b"),
 )
 
 
@@ -86,6 +87,7 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
     network = tmp_path_factory.mktemp("network") / "network.safetensors"
     save_file(get_model(NETWORK, weights=None).state_dict(), network)
     language_model = write_lm(tmp_path_factory.mktemp("lm"))
+    vision_language_model = write_vlm(tmp_path_factory.mktemp("vlm"))
     return {
         "captions": {"path": str(folder)},
         "image_folder": {"path": str(folder)},
@@ -95,6 +97,8 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         "clip": {"checkpoint": f"path:{clip}"},
         "align": {"architecture": clip},
         "lm": {"checkpoint": f"path:{language_model}"},
+        "vlm": {"checkpoint": f"path:{vision_language_model}"},
+        "llava": {"checkpoint": f"path:{vision_language_model}"},
         "litmus": {"path": str(PROMPTS)},
         "vit": {"checkpoint": f"path:{clip}"},
         "torch_module": {"checkpoint": f"path:{network}", "architecture": NETWORK},

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from vlsae.models.clip import CLIP
     from vlsae.models.lm import LM
     from vlsae.models.sites import expand_sites
+    from vlsae.models.vlm import VLM
 
 _HOMES = {
     "Batch": "base",
@@ -20,9 +21,10 @@ _HOMES = {
     "TokenSelection": "base",
     "CLIP": "clip",
     "LM": "lm",
+    "VLM": "vlm",
     "expand_sites": "sites",
 }
 
-__all__ = ["CLIP", "LM", "Batch", "Model", "Rows", "Site", "TokenSelection", "expand_sites"]
+__all__ = ["CLIP", "LM", "VLM", "Batch", "Model", "Rows", "Site", "TokenSelection", "expand_sites"]
 
 __getattr__ = lazy.exports(__name__, _HOMES)

@@ -86,6 +86,9 @@ class Model(ABC):
     #: Whether ``prepare`` also takes ``answers``, one (or None) a text.
     reads_answers: bool = False
 
+    #: Whether a text is read together with its image; ``prepare`` then also takes ``owners``, each text's image.
+    joint: bool = False
+
     #: Whether ``load`` also takes a ``quantisation``: ``none``, ``8bit`` or ``4bit``.
     quantises: bool = False
 

@@ -34,23 +34,25 @@ def block_path(model: nn.Module, layers: int) -> str:
     return min(fitting, key=lambda name: name.count("."))
 
 
-def language_sites(model: Any) -> Iterator[tuple[str, Site]]:
-    """Yield a causal language model's sites in the order in which a forward pass reaches them.
+def language_sites(model: Any, stream: str = "language", decoder: str = "") -> Iterator[tuple[str, Site]]:
+    """Yield the sites of a model of transformers in the order in which a forward pass reaches them.
 
-    ``language.embedding`` is what the output head reads: the last block's output after the final norm.
+    The ``embedding`` is what the output head reads: the last block's output after the final norm. ``decoder`` is the
+    path of the module within which the blocks are looked for.
     """
     config = model.config.get_text_config()
     width, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    path = block_path(model, layers)
-    yield "language.0", Site(width, f"{path}.0{INPUT}")
+    path = block_path(model.get_submodule(decoder), layers)
+    path = f"{decoder}.{path}" if decoder else path
+    yield f"{stream}.0", Site(width, f"{path}.0{INPUT}")
     for number, block in enumerate(_list(model, path)):
         children = dict(block.named_children())
         for part, names in PARTS.items():
             name = next((name for name in names if name in children), None)
             if name is not None:
-                yield f"language.{number + 1}.{part}", Site(width, f"{path}.{number}.{name}")
-        yield f"language.{number + 1}", Site(width, f"{path}.{number}")
-    yield "language.embedding", Site(width, str(model.base_model_prefix), tokens=True)
+                yield f"{stream}.{number + 1}.{part}", Site(width, f"{path}.{number}.{name}")
+        yield f"{stream}.{number + 1}", Site(width, f"{path}.{number}")
+    yield f"{stream}.embedding", Site(width, str(model.base_model_prefix), tokens=True)
 
 
 def _list(model: nn.Module, path: str) -> nn.ModuleList:

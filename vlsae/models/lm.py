@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from vlsae.bounds import OneOf, Range, conform
 from vlsae.errors import UserError, unknown
 from vlsae.models.base import Batch, Model, Rows, Site, TextBatch, TokenSelection
-from vlsae.models.model_folder import ModelFolder, adapter_files, resolve_folder
+from vlsae.models.model_folder import CAUSAL, ModelFolder, adapter_files, resolve_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,9 @@ class LM(Model):
     """
 
     quantises = True
+
+    #: Of the classes of transformers' models, which one is loaded.
+    auto: ClassVar[str] = CAUSAL
 
     def __init__(
         self,
@@ -131,12 +134,19 @@ class LM(Model):
         )
 
     @cached_property
-    def _sites(self) -> dict[str, Site]:
-        from vlsae.models.blocks import language_sites
+    def _structure(self) -> Any:
+        """The model itself where it is loaded, else without numbers."""
         from vlsae.models.lm_loading import build_skeleton
 
-        skeleton = self._module if self._module is not None else build_skeleton(self.files, self.trust_remote_code)
-        return dict(language_sites(skeleton))
+        return (
+            self._module if self._module is not None else build_skeleton(self.files, self.trust_remote_code, self.auto)
+        )
+
+    @cached_property
+    def _sites(self) -> dict[str, Site]:
+        from vlsae.models.blocks import language_sites
+
+        return dict(language_sites(self._structure))
 
     def sites(self) -> dict[str, Site]:
         """Return every site in the order in which the model reaches them; parts are ``attention`` and ``mlp``."""
@@ -173,6 +183,7 @@ class LM(Model):
                 quantisation=quantisation,
                 adapter=self.adapter,
                 trust_remote_code=self.trust_remote_code,
+                auto=self.auto,
             )
             self._loaded = (device, dtype, quantisation)
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from vlsae.errors import UserError
-from vlsae.models.model_folder import ModelFolder, adapter_files
+from vlsae.models.model_folder import CAUSAL, IMAGE_TEXT, KINDS, ModelFolder, adapter_files
 
 PRECISIONS = ("float32", "bfloat16", "float16", "float64")
 
@@ -32,17 +32,17 @@ def read_config(files: ModelFolder, trust_remote_code: bool) -> Any:
         raise _unreadable(files, "configuration", error) from error
 
 
-def build_skeleton(files: ModelFolder, trust_remote_code: bool) -> Any:
-    """Return the causal language model of a folder without numbers."""
+def build_skeleton(files: ModelFolder, trust_remote_code: bool, auto: str = CAUSAL) -> Any:
+    """Return the model of a folder without numbers; ``auto`` is one of :data:`KINDS`."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     config = read_config(files, trust_remote_code)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            return getattr(transformers, auto).from_config(config, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, OSError, TypeError) as error:
-        raise _unreadable(files, "architecture", error) from error
+        raise _unreadable(files, "architecture", error, auto) from error
 
 
 def build_tokenizer(files: ModelFolder, trust_remote_code: bool) -> Any:
@@ -55,17 +55,40 @@ def build_tokenizer(files: ModelFolder, trust_remote_code: bool) -> Any:
         raise _unreadable(files, "tokenizer", error) from error
 
 
+def build_processor(files: ModelFolder, trust_remote_code: bool) -> Any:
+    """Return the processor of a folder, for images and texts; ``UserError`` where its files are damaged or missing."""
+    from transformers import AutoProcessor
+
+    try:
+        found = AutoProcessor.from_pretrained(files.folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare exceptions for damaged files
+        raise _unreadable(files, "processor", error, IMAGE_TEXT) from error
+    if not hasattr(found, "image_processor"):
+        raise UserError(
+            f"{files.folder} does not say how its images are prepared.",
+            "Give the folder with the processor's files too: preprocessor_config.json or processor_config.json.",
+        )
+    return found
+
+
 def build_module(
-    files: ModelFolder, *, device: str, dtype: str, quantisation: str, adapter: Path | None, trust_remote_code: bool
+    files: ModelFolder,
+    *,
+    device: str,
+    dtype: str,
+    quantisation: str,
+    adapter: Path | None,
+    trust_remote_code: bool,
+    auto: str = CAUSAL,
 ) -> nn.Module:
-    """Return the causal language model with its weights, on its device, in evaluation mode.
+    """Return the model with its weights, on its device, in evaluation mode; ``auto`` is one of :data:`KINDS`.
 
     Raises:
         UserError: the weights are damaged, hold more than tensors or do not fit the architecture, or what a
             quantisation or an adapter needs is missing.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     from vlsae.models.weights import damage_explained
 
@@ -79,15 +102,15 @@ def build_module(
         "output_loading_info": True,
         **_quantised(quantisation, device),
     }
-    read: Any = AutoModelForCausalLM.from_pretrained
+    read: Any = getattr(transformers, auto).from_pretrained
     try:
         with quiet(), damage_explained(files.weights[0]):
             module, facts = read(files.folder, **settings)
     except UserError:
         raise
     except (ValueError, KeyError, OSError, TypeError, RuntimeError) as error:
-        raise _unreadable(files, "model", error) from error
-    _refuse_misfits(files, facts)
+        raise _unreadable(files, "model", error, auto) from error
+    _refuse_misfits(files, facts, auto)
     if quantisation == "none":
         module = module.to(device)
     if adapter is not None:
@@ -109,14 +132,14 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _refuse_misfits(files: ModelFolder, facts: Any) -> None:
+def _refuse_misfits(files: ModelFolder, facts: Any, auto: str) -> None:
     """Raise ``UserError`` where transformers started weights at random, of which it only warns."""
     missing = sorted(facts.get("missing_keys") or ()) or sorted(str(key) for key in facts.get("mismatched_keys") or ())
     if missing:
         raise UserError(
             f"The weights of {files.folder} do not fit its configuration: {', '.join(missing[:3])} "
             f"{'is' if len(missing) == 1 else 'are'} missing or of another shape.",
-            "Give the folder of a causal language model with the configuration it was trained with.",
+            f"Give the folder of {KINDS[auto]} with the configuration it was trained with.",
         )
 
 
@@ -156,7 +179,7 @@ def _add_adapter(module: Any, adapter: Path) -> None:
         ) from error
 
 
-def _unreadable(files: ModelFolder, what: str, error: Exception) -> UserError:
+def _unreadable(files: ModelFolder, what: str, error: Exception, auto: str = CAUSAL) -> UserError:
     text = str(error)
     if "trust_remote_code" in text:
         return UserError(
@@ -165,7 +188,7 @@ def _unreadable(files: ModelFolder, what: str, error: Exception) -> UserError:
         )
     return UserError(
         f"The {what} of {files.folder} cannot be read: {_first_line(error)}",
-        "Give the folder that save_pretrained of transformers wrote, of a causal language model.",
+        f"Give the folder that save_pretrained of transformers wrote, of {KINDS[auto]}.",
     )
 
 

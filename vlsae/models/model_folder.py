@@ -18,6 +18,10 @@ CONFIG_NAME = "config.json"
 #: Where such weights come from; without a prefix an existing path, then the Hub.
 PREFIXES = ("path", "hub")
 
+#: What transformers calls the classes of models that are loaded here, and what they are.
+CAUSAL, IMAGE_TEXT = "AutoModelForCausalLM", "AutoModelForImageTextToText"
+KINDS = {CAUSAL: "a causal language model", IMAGE_TEXT: "a vision-language model (image-text-to-text)"}
+
 #: Names of weights, whole or in shards, in the order in which they are preferred.
 WEIGHT_NAMES = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")
 

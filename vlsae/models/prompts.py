@@ -24,7 +24,7 @@ SEPARATOR = "\n"
 TRUNCATIONS = ("right", "left", "error")
 
 #: Stand for a prompt and an answer while the template's own parts are found; no text holds such characters.
-_MARKS = ("\ue000\ue001\ue002", "\ue003\ue004\ue005")
+MARKS = ("\ue000\ue001\ue002", "\ue003\ue004\ue005")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Prompts:
             UserError: an answer is missing, a template changes with its text, or an input is too long.
         """
         if self.answers:
-            rendered = [self._with_answer(text, answer) for text, answer in zip(texts, _all_there(texts, answers))]
+            rendered = [self._with_answer(text, answer) for text, answer in zip(texts, all_there(texts, answers))]
         else:
             rendered = [self._alone(text) for text in texts]
         encoded = self._encode(rendered)
@@ -82,14 +82,14 @@ class Prompts:
             return Rendered(text, (0, len(text)))
         whole = self._template([text])
         before, after = self._frame
-        return Rendered(whole, _spans(whole, [before, after], [text])[0])
+        return Rendered(whole, part_spans(whole, [before, after], [text])[0])
 
     def _with_answer(self, text: str, answer: str) -> Rendered:
         if not self.chat:
             start = len(text) + len(SEPARATOR)
             return Rendered(f"{text}{SEPARATOR}{answer}", (0, len(text)), (start, start + len(answer)))
         whole = self._template([text, answer])
-        return Rendered(whole, *_spans(whole, list(self._answer_frame), [text, answer]))
+        return Rendered(whole, *part_spans(whole, list(self._answer_frame), [text, answer]))
 
     def _template(self, turns: Sequence[str]) -> str:
         messages = [{"role": role, "content": turn} for role, turn in zip(("user", "assistant"), turns)]
@@ -105,13 +105,13 @@ class Prompts:
 
     @cached_property
     def _frame(self) -> tuple[str, str]:
-        before, _, after = self._template(_MARKS[:1]).partition(_MARKS[0])
+        before, _, after = self._template(MARKS[:1]).partition(MARKS[0])
         return before, after
 
     @cached_property
     def _answer_frame(self) -> tuple[str, str, str]:
-        before, _, rest = self._template(_MARKS).partition(_MARKS[0])
-        between, _, after = rest.partition(_MARKS[1])
+        before, _, rest = self._template(MARKS).partition(MARKS[0])
+        between, _, after = rest.partition(MARKS[1])
         return before, between, after
 
     def _encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
@@ -127,21 +127,12 @@ class Prompts:
         if not self.tokenizer.is_fast:
             return [Encoded(list(ids), [self._plain_role(token) for token in ids]) for ids in found["input_ids"]]
         return [
-            Encoded(list(ids), [self._role(token, span, one) for token, span in zip(ids, spans)])
+            Encoded(list(ids), [role_of(token, span, one, self._special) for token, span in zip(ids, spans)])
             for ids, spans, one in zip(found["input_ids"], found["offset_mapping"], rendered)
         ]
 
     def _plain_role(self, token: int) -> int:
         return SPECIAL if token in self._special else TEXT
-
-    def _role(self, token: int, span: tuple[int, int], one: Rendered) -> int:
-        start, end = span
-        if token in self._special or start == end:
-            return SPECIAL
-        if one.answer is not None and one.answer[0] <= start < one.answer[1]:
-            return ANSWER
-        # A token may begin with the blank that parts the template from the text.
-        return TEXT if start < one.text[1] and end > one.text[0] else SPECIAL
 
     def _truncate(self, number: int, one: Encoded) -> bool:
         """Shorten an input to the limit: content of the prompt first, then of the answer."""
@@ -178,7 +169,19 @@ class Prompts:
         return TextBatch(language=ids, mask=torch.arange(length) < lengths[:, None], role=roles)
 
 
-def _all_there(texts: Sequence[str], answers: Sequence[str | None] | None) -> list[str]:
+def role_of(token: int, span: tuple[int, int], one: Rendered, special: frozenset[int]) -> int:
+    """Return the role of a token that stands at a span of a whole input."""
+    start, end = span
+    if token in special or start == end:
+        return SPECIAL
+    if one.answer is not None and one.answer[0] <= start < one.answer[1]:
+        return ANSWER
+    # A token may begin with the blank that parts the template from the text.
+    return TEXT if start < one.text[1] and end > one.text[0] else SPECIAL
+
+
+def all_there(texts: Sequence[str], answers: Sequence[str | None] | None) -> list[str]:
+    """Return the answers of some texts; ``UserError`` where one is missing."""
     if answers is None:
         raise UserError(
             "model.input=prompt_and_answer, and the dataset has no answers.",
@@ -194,7 +197,7 @@ def _all_there(texts: Sequence[str], answers: Sequence[str | None] | None) -> li
     return whole
 
 
-def _spans(whole: str, frame: Sequence[str], parts: Sequence[str]) -> list[tuple[int, int]]:
+def part_spans(whole: str, frame: Sequence[str], parts: Sequence[str]) -> list[tuple[int, int]]:
     """Return where the parts stand in a rendered template; templates may strip them.
 
     Raises:

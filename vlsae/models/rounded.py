@@ -34,6 +34,11 @@ class Rounded(Model):
         """Whether ``prepare`` takes answers."""
         return self.exact.reads_answers
 
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        """Whether a text is read together with its image."""
+        return self.exact.joint
+
     def sites(self) -> dict[str, Site]:
         return self.exact.sites()
 

@@ -142,7 +142,7 @@ class _Work:
         from vlsae.representations.thumbnails import thumbnails
 
         samples = numbered(self.dataset, rows)
-        images = _images(self.dataset, samples, self.sites)
+        images = _images(self.model, self.dataset, samples, self.sites)
         wanted = max(0, min(len(samples.samples), self.thumbnails - samples.samples[0]))
         small: list[bytes | None] = [None] * len(samples.samples)
         if images is not None and wanted:
@@ -152,15 +152,20 @@ class _Work:
 
 def prepare(model: Model, dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Batch:
     """Return the model's inputs for some samples; a stream without a wanted site is left out."""
-    return _inputs(model, _images(dataset, samples, sites), samples, sites)
+    return _inputs(model, _images(model, dataset, samples, sites), samples, sites)
 
 
 def _inputs(model: Model, images: Any, samples: Numbered, sites: Sequence[str]) -> Batch:
     more: dict[str, Any] = {"answers": samples.answers} if model.reads_answers else {}
+    if model.joint and images is not None:
+        row = {sample: number for number, sample in enumerate(samples.samples)}
+        more["owners"] = [row[sample] for sample in samples.owner]
     return model.prepare(images, _texts(samples, sites), **more)
 
 
-def _images(dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Any:
+def _images(model: Model, dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Any:
+    if model.joint and dataset.has_images:
+        return dataset.images(samples.samples)
     if not any(site.startswith("vision.") for site in sites):
         return None
     if not dataset.has_images:
