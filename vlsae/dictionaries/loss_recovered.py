@@ -6,8 +6,11 @@ Recovered is (L_ablated − L_reconstructed) / (L_ablated − L_clean): 1 is no 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +22,9 @@ from vlsae.statistics import bootstrap_sums
 
 #: Pairs among which each is told from the others.
 BATCH = 256
+#: Held-out texts that run through a language model, and how many at a time.
+TEXTS = 64
+TEXTS_AT_ONCE = 8
 #: Sharpness where the model's own is not known: that at which CLIP's training starts.
 SCALE = 1 / 0.07
 
@@ -89,6 +95,46 @@ def spliced_recovery(
     return recovered_measures(losses, seed=seed, resamples=resamples)
 
 
+def token_recovery(
+    model: Any,
+    site: str,
+    dictionary: Dictionary,
+    table: pa.Table,
+    samples: pa.Table,
+    mean: Tensor,
+    *,
+    texts: int = TEXTS,
+    seed: int = 0,
+    resamples: int = 200,
+) -> dict[str, Measure]:
+    """Return how much of a language model's loss on held-out texts is left with a site's tokens reconstructed.
+
+    ``table`` are the site's token rows and ``samples`` the texts, of which the first ``texts`` of the validation split
+    are read. Positions that are no rows, such as the first, stay as they are in every case: the dictionary never saw
+    them. Empty where there is no such text, or the model has no ``losses``.
+    """
+    split, item = (np.asarray(table[name].to_pylist()) for name in ("split", "item"))
+    chosen = table.filter(pa.array((split == "validation") & (item == 0)))
+    owners, positions = (chosen[name].to_numpy() for name in ("sample", "position"))
+    numbers = np.unique(owners)[:texts]
+    if len(numbers) == 0 or not hasattr(model, "losses"):
+        return {}
+    read = [positions[owners == number] for number in numbers]
+    words = [several[0] for several in samples["texts"].take(numbers).to_pylist()]
+    spans = [slice(at, at + TEXTS_AT_ONCE) for at in range(0, len(words), TEXTS_AT_ONCE)]
+    batches = [(model.prepare(None, words[span]), read[span]) for span in spans]
+
+    def loss_of(edit: Callable[[Tensor], Tensor] | None) -> np.ndarray:
+        found = []
+        for batch, places in batches:
+            with nullcontext() if edit is None else model.edit(site, _only_at(places, edit)):
+                found.append(model.losses(batch).double().cpu().numpy().ravel())
+        losses = np.concatenate(found)
+        return losses[np.isfinite(losses)]
+
+    return spliced_recovery(loss_of, dictionary, site.split(".")[0], mean, seed=seed, resamples=resamples)
+
+
 def recovered_measures(losses: Mapping[str, np.ndarray], *, seed: int, resamples: int) -> dict[str, Measure]:
     """Return the share recovered by ablation, ``loss_recovered/mean`` and ``/zero``, and the losses themselves.
 
@@ -105,6 +151,18 @@ def recovered_measures(losses: Mapping[str, np.ndarray], *, seed: int, resamples
         numbers[f"loss_recovered/{name}"] = Measure(parts[0], "share", parts[1], parts[2])
     means = columns.mean(axis=0)
     return {**numbers, **{f"task_loss/{name}": Measure(float(x), "nats") for name, x in zip(names, means)}}
+
+
+def _only_at(places: list[np.ndarray], edit: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return an edit of hidden states ``(b, s, d)`` at each text's places alone."""
+
+    def edited(hidden: Tensor) -> Tensor:
+        chosen = torch.zeros(hidden.shape[:2], dtype=torch.bool)
+        for text, own in enumerate(places):
+            chosen[text, torch.from_numpy(own).long()] = True
+        return torch.where(chosen[..., None].to(hidden.device), edit(hidden), hidden)
+
+    return edited
 
 
 def _share(means: np.ndarray) -> np.ndarray:

@@ -42,26 +42,30 @@ class Order:
     """The order of every epoch over shards of given sizes; holds no position, only its settings and one window.
 
     ``salt`` tells apart the orders of several streams that share a seed. Without ``shuffle`` rows come as they lie.
+    A window is ``window`` shards, or with ``window_rows`` as many as have at most so many rows together, at least one.
     """
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sequence[int] | Indices,
         seed: int,
         *,
         window: int = 8,
         block: int = 1,
         salt: int = 0,
         shuffle: bool = True,
+        window_rows: int | None = None,
     ) -> None:
-        for name, value in (("block", block), ("window", window)):
-            if value < 1:
+        for name, value in (("block", block), ("window", window), ("window_rows", window_rows)):
+            if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1; got {value}.")
         self.sizes = np.asarray(sizes, dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
         self.seed, self.window, self.block, self.salt, self.shuffle = seed, window, block, salt, shuffle
+        self.window_rows = window_rows
         self._window: tuple[tuple[int, int], Indices] | None = None
         self._shards: tuple[int, Indices] | None = None
+        self._cuts: tuple[int, Indices, Indices] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows of an epoch."""
@@ -80,7 +84,7 @@ class Order:
 
         ``from`` and ``to`` count within the window.
         """
-        bounds = self._bounds(epoch)
+        _, bounds = self._windows(epoch)
         first = int(np.searchsorted(bounds, start, side="right")) - 1
         found = []
         while start < stop:
@@ -92,7 +96,8 @@ class Order:
 
     def window_shards(self, epoch: int, window: int) -> Indices:
         """Return the shards of a window, in the order in which their rows are counted."""
-        return self.shards(epoch)[window * self.window : (window + 1) * self.window]
+        cuts, _ = self._windows(epoch)
+        return self.shards(epoch)[cuts[window] : cuts[window + 1]]
 
     def within(self, epoch: int, window: int) -> Indices:
         """Return the order of a window's rows, counted over its shards as :meth:`window_shards` lists them."""
@@ -115,12 +120,23 @@ class Order:
             parts.append(lying[self.within(epoch, window)[low:high]])
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def _bounds(self, epoch: int) -> Indices:
-        """Return the position at which each window of an epoch starts, and the end."""
-        sizes = self.sizes[self.shards(epoch)]
-        if not len(sizes):
-            return np.zeros(1, np.int64)
-        return np.concatenate([[0], np.cumsum(np.add.reduceat(sizes, np.arange(0, len(sizes), self.window)))])
+    def _windows(self, epoch: int) -> tuple[Indices, Indices]:
+        """Return before which shard, and at which position, each window of an epoch starts, and both ends."""
+        if self._cuts is None or self._cuts[0] != epoch:
+            sums = np.concatenate([[0], np.cumsum(self.sizes[self.shards(epoch)])])
+            cuts = self._starts_of_windows(sums)
+            self._cuts = (epoch, cuts, sums[cuts])
+        return self._cuts[1:]
+
+    def _starts_of_windows(self, sums: Indices) -> Indices:
+        n = len(sums) - 1
+        if self.window_rows is None:
+            return np.append(np.arange(0, n, self.window), n)
+        cuts = [0]
+        while cuts[-1] < n:
+            fits = int(np.searchsorted(sums, sums[cuts[-1]] + self.window_rows, side="right")) - 1
+            cuts.append(max(cuts[-1] + 1, fits))
+        return np.asarray(cuts)
 
 
 def _mix(sizes: Indices, block: int, entropy: tuple[int, ...]) -> Indices:

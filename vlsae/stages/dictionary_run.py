@@ -59,7 +59,7 @@ def fitted(run: Run, model: Model, root: Path) -> FittedDictionary:
     from vlsae.representations import Store
 
     folder, facts = run.path / "dictionary", check_model(run, model, root)
-    extraction = _extraction(facts["extraction"], root)
+    extraction = run if facts["extraction"] == run.id else _extraction(facts["extraction"], root)
     auxiliary = AuxiliaryAutoencoder.from_pretrained(run.path / "auxiliary") if facts["auxiliary"] else None
     store = None if extraction is None else Store.open(extraction.path / "representations")
     return FittedDictionary(from_pretrained(folder), facts["sites"], _concepts(run.path), auxiliary, store)

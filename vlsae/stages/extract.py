@@ -131,15 +131,18 @@ def run(config: Mapping[str, Any], run: Run) -> None:
     )
     run.set_fingerprint(run.manifest["fingerprint"], {**run.manifest["identity"], "expanded_sites": sites})
     store = Store.open(path)
-    run.know_digests({f"{path.name}/{name}": facts["sha256"] for name, facts in store.index.files.items()})
-    _write_token_texts(run, store, model)
+    note_store(run, store, model)
     _summarise(run, store, dataset, model)
 
 
-def _write_token_texts(run: Run, store: Store, model: Model) -> None:
-    """Write how the stored tokens read, so that reports need no tokenizer: ``tokens.json``, id → text."""
+def note_store(run: Run, store: Store, model: Model) -> None:
+    """Note the digests of a run's store, and how its tokens read, so that reports need no tokenizer.
+
+    The latter in ``tokens.json``, id → text.
+    """
     from vlsae.runs.files import write_json
 
+    run.know_digests({f"{store.path.name}/{name}": facts["sha256"] for name, facts in store.index.files.items()})
     if "language" in store.streams and "token" in store.row_table("language").column_names:
         ids = sorted(set(store.row_table("language").column("token").unique().to_pylist()) - {-1})
         write_json(run.path / "tokens.json", model.token_texts(ids))

@@ -77,6 +77,20 @@ def measure(dictionary: Any, held_out: HeldOut, config: Mapping[str, Any], run: 
     return metrics if factors is None else metrics | _of_factors(dictionary, held_out, factors, config, run)
 
 
+def loss_in_model(
+    dictionary: Any, model: Any, store: Store, sites: Mapping[str, str], config: Mapping[str, Any]
+) -> dict[str, Measure]:
+    """Return the loss recovered with one site's tokens reconstructed within a language model; else nothing."""
+    from vlsae.dictionaries.loss_recovered import token_recovery
+
+    ((stream, site),) = sites.items()
+    if site.endswith(".embedding"):
+        return {}
+    mean = store.read(site, store.split_rows(stream, "validation")).mean(dim=0)
+    common = {"seed": config["seed"], "resamples": config["train"]["evaluate"]["bootstrap"]}
+    return token_recovery(model, site, dictionary, store.row_table(stream), store.samples, mean, **common)
+
+
 def name_concepts(
     dictionary: Any, store: Store, sites: Mapping[str, str], auxiliary: Any, config: Mapping[str, Any], run: Run
 ) -> dict[str, Measure]:

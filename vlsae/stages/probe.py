@@ -175,7 +175,9 @@ def _extraction(config: Mapping[str, Any], base: Mapping[str, Any], **changes: A
 
 
 def _variants(config: Mapping[str, Any], probe: Probe, base: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    variants = probe.variants(base["model"], base["dataset"])
+    from vlsae.runs import runs_root
+
+    variants = probe.variants(base["model"], base["dataset"], runs_root(config["runs_dir"]))
     settings = {} if base is config else {name: base[name] for name in ("extract", "split", "limit")}
     return {name: _extraction(config, base, **settings, **nodes, run=None) for name, nodes in variants.items()}
 
@@ -286,10 +288,11 @@ def _input(named: Run) -> dict[str, Any]:
 
 
 def _extraction_of(named: Run) -> Run:
-    """Return the extraction that a dictionary's run read."""
+    """Return the run that holds rows which a dictionary's run read: the extraction, or the run itself (live)."""
     from vlsae.runs import input_run
 
-    return input_run(_input(named)["extraction"], named.root, "extract")
+    read = _input(named)["extraction"]
+    return named if read == named.id else input_run(read, named.root, "extract")
 
 
 def _targets(samples: Any, base: Mapping[str, Any]) -> Targets:

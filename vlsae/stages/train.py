@@ -1,4 +1,4 @@
-"""train: fit an objective, a dictionary on representations or a learner on raw samples."""
+"""train: fit an objective: a dictionary on representations, stored or live, or a learner on raw samples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vlsae.stages.fitting import fit_in_run, seeded
 from vlsae.stages.hardware import use_hardware
 from vlsae.stages.launch import Estimate, Step
 from vlsae.stages.learning import check_rows, holds_tokens, learned, made
+from vlsae.stages.live import check_live, estimate_live, open_live
 from vlsae.stages.upstream import require
 
 if TYPE_CHECKING:
@@ -36,14 +37,17 @@ NOT_IDENTITY = ("log_every", "checkpoint_every", "evaluate", "tune")
 
 def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the upstream stages with their configurations: the extraction of the sites trained on."""
-    if source(config) == "samples":
+    where = source(config)
+    if where == "samples":
         return []
     _check_asked(config)
+    if where == "live":
+        check_live(config)
     if config.get("run"):
         return []
     _check_split(config)
     check_rows(config, config["extract"]["tokens"]["pooling"] == "tokens")
-    return [("extract", _extraction(config))]
+    return [] if where == "live" else [("extract", _extraction(config))]
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -55,9 +59,13 @@ def run_name(config: Mapping[str, Any]) -> str:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides the numbers that come out, besides weights and data."""
+    live = source(config) == "live"
+    left_out = NOT_IDENTITY if live else (*NOT_IDENTITY, "live")
+    own = {"tokens": dict(config["extract"]["tokens"])} if live else {}
     return {
+        **own,
         "objective": dict(config["objective"]),
-        "train": {name: value for name, value in config["train"].items() if name not in NOT_IDENTITY},
+        "train": {name: value for name, value in config["train"].items() if name not in left_out},
         "seed": config["seed"],
         "limit": config["limit"],
         "split": dict(config["split"]),
@@ -66,10 +74,11 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digests(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return content digests of what this stage reads itself: the data, where a learner trains on samples."""
+    """Return content digests of what this stage reads itself: a learner's data, or data and model of live rows."""
     from vlsae.config import build
 
-    return {"dataset": build(config["dataset"]).digest()} if source(config) == "samples" else {}
+    read = {"samples": ("dataset",), "live": ("model", "dataset")}.get(source(config), ())
+    return {name: build(config[name]).digest() for name in read}
 
 
 def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
@@ -78,16 +87,18 @@ def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
 
 
 def estimate(config: Mapping[str, Any]) -> Estimate:
-    """Return the cost of a training: unknown until its upstream rows are there."""
-    return Estimate()
+    """Return the cost of a training: of live rows by a timed pass, else unknown until its upstream rows are there."""
+    return estimate_live(config) if source(config) == "live" else Estimate()
 
 
 def source(config: Mapping[str, Any]) -> str:
-    """Return what the objective learns from: ``representations`` or ``samples``."""
+    """Return what the objective learns from: ``representations``, ``live`` (the same without a store), ``samples``."""
     from vlsae.config import target_class
 
     own = getattr(target_class(config["objective"]), "source", "representations")
     asked = config["train"]["source"]
+    if asked == "live" and own == "representations":
+        return "live"
     if asked not in ("auto", own):
         raise UserError(
             f"train.source={asked}, and objective {config['objective']['_target_']} learns from {own}.",
@@ -108,22 +119,21 @@ def run(config: Mapping[str, Any], run: Run) -> None:
 
 
 def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> None:
-    """Train a dictionary on the stored representations of an extraction."""
+    """Train a dictionary on the stored representations of an extraction, or on live ones."""
     from vlsae.reporting import write_report
-    from vlsae.representations import Store
     from vlsae.stages import held_out
 
     settings = config["train"]
-    upstream = require("extract", _extraction(config), run)
-    store = Store.open(upstream.path / "representations")
-    if config["verify"] or store.bytes <= VERIFIED_BYTES:
-        store.verify()
-    if config["limit"] is not None:
-        store = store.limit(config["limit"])
-    sites = sites_by_stream(store, settings["sites"])
-    tokens = holds_tokens(store, sites)
-    check_rows(config, tokens)
-    readers = _readers(store, sites, config, unpaired=settings["unpaired"] or tokens)
+    live = open_live(config, run) if source(config) == "live" else None
+    if live is not None:
+        extraction, store, sites, readers = run.id, live.store, live.sites, live.readers
+        tokens = holds_tokens(store, sites)
+    else:
+        extraction, store = _stored(config, run)
+        sites = sites_by_stream(store, settings["sites"])
+        tokens = holds_tokens(store, sites)
+        check_rows(config, tokens)
+        readers = _readers(store, sites, config, unpaired=settings["unpaired"] or tokens)
     _require_held_out(readers)
     auxiliary = None
     if not tokens and _needs_auxiliary(store, sites, settings):
@@ -141,16 +151,29 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
         limit=settings["evaluate"]["rows"],
         seed=config["seed"],
     )
-    _describe_input(run.path / "dictionary", upstream.id, store, sites, auxiliary is not None, rows.values)
+    _describe_input(run.path / "dictionary", extraction, store, sites, auxiliary is not None, rows.values)
     if auxiliary is not None:
         rows = rows.mapped(auxiliary.encode)
     metrics = held_out.measure(dictionary, rows, config, run)
+    if live is not None and tokens:
+        metrics |= held_out.loss_in_model(dictionary, live.model, store, sites, config)
     metrics |= held_out.name_concepts(dictionary, store, sites, auxiliary, config, run)
     run.write_summary(metrics | making)
     held_out.write_concepts(dictionary, store, sites, auxiliary, settings["evaluate"]["concepts"], run)
     if tokens:
         held_out.write_token_marks(dictionary, store, sites, run)
     write_report(run.path)
+
+
+def _stored(config: Mapping[str, Any], run: Run) -> tuple[str, Any]:
+    """Return the extraction that is trained on, made first where it is missing, and its store."""
+    from vlsae.representations import Store
+
+    upstream = require("extract", _extraction(config), run)
+    store = Store.open(upstream.path / "representations")
+    if config["verify"] or store.bytes <= VERIFIED_BYTES:
+        store.verify()
+    return upstream.id, store if config["limit"] is None else store.limit(config["limit"])
 
 
 def sites_by_stream(store: Any, wanted: str | list[str]) -> dict[str, str]:
