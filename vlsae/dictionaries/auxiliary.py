@@ -18,6 +18,7 @@ from vlsae.dictionaries.linear import mean_squared_error
 from vlsae.dictionaries.pretrained import Pretrained
 from vlsae.errors import UserError
 from vlsae.training.objective import Loss, Objective
+from vlsae.training.parts import gathered
 
 
 class AuxiliaryAutoencoder(Pretrained, Objective):
@@ -27,6 +28,7 @@ class AuxiliaryAutoencoder(Pretrained, Objective):
     """
 
     kind: ClassVar[str] = "auxiliary"
+    over_ranks: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class AuxiliaryAutoencoder(Pretrained, Objective):
         errors = [
             mean_squared_error(self.decode(code, stream), batch[stream].to(code)) for stream, code in codes.items()
         ]
-        similarity = self._similarity(codes["vision"], codes["language"])
+        similarity = self._similarity(*(gathered(codes[stream]) for stream in STREAMS))
         pairs = torch.arange(similarity.shape[0], device=similarity.device)
         contrastive = (F.cross_entropy(similarity, pairs) + F.cross_entropy(similarity.T, pairs)) / 2
         parts = {"loss/contrastive": contrastive, "loss/reconstruction": errors[0] + errors[1]}

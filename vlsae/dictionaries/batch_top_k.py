@@ -13,6 +13,7 @@ from torch import Tensor
 from vlsae.bounds import Range, check_finite_number
 from vlsae.dictionaries.base import OptionalCount
 from vlsae.dictionaries.centered import CenteredDictionary
+from vlsae.training import parts as of_all_ranks
 
 
 class BatchTopK(CenteredDictionary):
@@ -58,11 +59,14 @@ class BatchTopK(CenteredDictionary):
         active = self._activate(x, "vision")
         if not training:
             return active, active * (active > self.threshold)
-        flat = active.flatten()
-        values, indices = flat.topk(len(x) * self.k)
+        flat, kept = active.flatten(), of_all_ranks.count(len(x)) * self.k
+        values, indices = flat.topk(min(kept, len(flat)))
+        if kept > len(x) * self.k:
+            # Each of several ranks keeps those of its own that are among the largest of all.
+            values = values * (values >= of_all_ranks.gathered(values.detach()).topk(kept).values[-1])
         code = torch.zeros_like(flat).scatter(0, indices, values).view_as(active)
         if torch.is_grad_enabled():
-            self._smallest = _smallest_above_zero(values.detach(), self.threshold)
+            self._smallest = of_all_ranks.least(_smallest_above_zero(values.detach(), self.threshold))
         return active, code
 
 

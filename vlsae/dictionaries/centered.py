@@ -17,6 +17,7 @@ from vlsae.dictionaries.base import Count, OptionalCount, SparseCode, one_of, po
 from vlsae.dictionaries.kernels import concept_major
 from vlsae.dictionaries.linear import LinearDictionary, linear, mean_squared_error
 from vlsae.dictionaries.selection import top_k
+from vlsae.training import parts as of_all_ranks
 from vlsae.training.objective import Loss
 
 CENTERS = ("median", "mean", "zero")
@@ -142,7 +143,7 @@ class CenteredDictionary(LinearDictionary):
             weight.div_(torch.linalg.vector_norm(weight, dim=0).clamp(min=1e-12))
         if self._fired is not None:
             n, fired = self._fired
-            self.silent_for.add_(n).masked_fill_(fired, 0)
+            self.silent_for.add_(of_all_ranks.count(n)).masked_fill_(of_all_ranks.any_of(fired), 0)
             self._fired = None
 
     def _coded(self, x: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
@@ -195,7 +196,8 @@ class CenteredDictionary(LinearDictionary):
         if self.decoder_norm == "unit":
             columns = F.normalize(columns, dim=1)
         error = (residual - code @ columns).square().sum()
-        return self.auxiliary_weight * error / residual.square().sum().clamp(min=torch.finfo(residual.dtype).tiny)
+        whole = of_all_ranks.share_of_total(residual.square().sum(), len(residual))
+        return self.auxiliary_weight * error / whole.clamp(min=torch.finfo(residual.dtype).tiny)
 
 
 def sum_of_stream_means(values: Tensor, sizes: list[int]) -> Tensor:

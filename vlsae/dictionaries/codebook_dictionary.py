@@ -18,6 +18,7 @@ from vlsae.dictionaries.centered import unit_size
 from vlsae.dictionaries.codebook import GRADIENTS, METRICS, codebook_snap
 from vlsae.dictionaries.linear import mean_squared_error
 from vlsae.errors import UserError
+from vlsae.training import parts as of_all_ranks
 from vlsae.training.objective import Loss, Objective
 
 #: Noise on the rows that replace codes which never fired, beside the row's length.
@@ -34,6 +35,7 @@ class Codebook(Dictionary, Objective):
     """
 
     kind: ClassVar[str] = "codebook"
+    over_ranks: ClassVar[bool] = True
     offset: Tensor
     scale: Tensor
     fired: Tensor
@@ -67,7 +69,7 @@ class Codebook(Dictionary, Objective):
         self.register_buffer("offset", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("fired", torch.zeros(self.n_concepts, dtype=torch.int64), persistent=False)
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[tuple[Tensor, ...], Tensor] | None = None
 
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
         """Measure the rows' mean and size, and start the codes at rows where that is asked for."""
@@ -104,7 +106,7 @@ class Codebook(Dictionary, Objective):
         x = self._normed(torch.cat(list(rows.values())))
         decoded, indices = self._snap(x)
         if self.training and torch.is_grad_enabled():
-            self._last = (x.detach(), indices)
+            self._last = (x.detach().split(sizes), indices)
         errors = map(mean_squared_error, decoded.split(sizes), x.split(sizes))
         parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
         return Loss(torch.stack(list(parts.values())).sum(), parts)
@@ -115,11 +117,13 @@ class Codebook(Dictionary, Objective):
             return
         rows, indices = self._last
         self._last = None
-        self.fired.index_add_(0, indices.flatten(), torch.ones_like(indices.flatten()))
+        self.fired.add_(of_all_ranks.total(torch.bincount(indices.flatten(), minlength=self.n_concepts)))
         if (step + 1) % self.replace_after == 0:
             dead = self.fired == 0
             with torch.no_grad():
-                self.codes[dead] = _noisy(rows, int(dead.sum()))
+                # The ranks draw alike, from the rows of all of them.
+                of_streams = torch.cat([of_all_ranks.gathered(x) for x in rows])
+                self.codes[dead] = _noisy(of_streams, int(dead.sum()))
             self.fired.zero_()
 
     def _normed(self, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from vlsae.bounds import OneOf, Range, check_finite_number
 from vlsae.dictionaries.base import OptionalCount, one_of
 from vlsae.dictionaries.penalized import PenalizedDictionary
 from vlsae.errors import UserError
+from vlsae.training import parts as of_all_ranks
 
 PENALTIES = ("target", "l0")
 
@@ -101,7 +102,8 @@ class JumpReLU(PenalizedDictionary):
     ) -> dict[str, Tensor]:
         if self.penalty == "target":
             counts = self._penalty(active, code).split(sizes)
-            off = torch.stack([(count.mean() / self.k - 1).square() for count in counts])
+            means = [of_all_ranks.mean(count.mean(), len(count)) for count in counts]
+            off = torch.stack([(mean / self.k - 1).square() for mean in means])
             terms = {"loss/sparsity": self.sparsity_weight * off.sum()}
         else:
             terms = super()._terms(x, active, code, sizes, parts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,8 @@ from vlsae.training.rows import count_rows
 
 class LinearDictionary(Dictionary, Objective):
     """Activations are ``ReLU(W x + b)``; the k largest that are above zero are kept."""
+
+    over_ranks: ClassVar[bool] = True
 
     @abstractmethod
     def _encoder(self, stream: str) -> nn.Linear: ...

@@ -15,6 +15,7 @@ from torch import Tensor
 from vlsae.bounds import OneOf, Range, check_finite_number
 from vlsae.dictionaries.base import OptionalCount
 from vlsae.dictionaries.centered import INPUT_NORMS, CenteredDictionary, sum_of_stream_means
+from vlsae.training import parts as of_all_ranks
 
 
 class PenalizedDictionary(CenteredDictionary):
@@ -68,9 +69,10 @@ class PenalizedDictionary(CenteredDictionary):
         if not self.training and self.adapt > 0:
             errors = torch.stack([part for name, part in parts.items() if name != "loss/auxiliary"])
             counts = (code > 0).sum(dim=1).double().split(sizes)
-            excess = torch.stack([(count.mean() / self.k - 1).clamp(min=0) for count in counts])
+            means = [of_all_ranks.mean(count.mean(), len(count)) for count in counts]
+            excess = torch.stack([(mean / self.k - 1).clamp(min=0) for mean in means])
             return {"loss/sparsity": (errors * excess.to(errors)).sum()}
         if torch.is_grad_enabled():
-            self._active = (code.detach() > 0).sum(dim=1).double().mean()
+            self._active = of_all_ranks.mean((code.detach() > 0).sum(dim=1).double().mean(), len(code))
         penalty = sum_of_stream_means(self._penalty(active, code), sizes)
         return {"loss/sparsity": self.sparsity_weight / self.width * penalty}

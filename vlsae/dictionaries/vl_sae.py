@@ -33,6 +33,7 @@ class VLSAE(Dictionary, Objective):
     """
 
     kind: ClassVar[str] = "vl_sae"
+    over_ranks: ClassVar[bool] = True
     mean_norm: Tensor
     variance: Tensor
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from vlsae.learners.architecture import Architecture, architecture_of
 from vlsae.learners.contrast import PARAMETRISATIONS, REDUCTIONS, Temperature, align_loss, duplicate_rows
 from vlsae.models.base import Batch
 from vlsae.training.objective import Loss, Objective
+from vlsae.training.parts import gathered
 
 if TYPE_CHECKING:
     from vlsae.runs import Measure
@@ -39,6 +40,7 @@ class Align(Objective):
 
     source = "samples"
     loss_unit = "nats"
+    over_ranks: ClassVar[bool] = True
     towers: Any
 
     def __init__(
@@ -114,14 +116,15 @@ class Align(Objective):
         # Texts of one factor repeat within a batch: each is encoded once.
         ids, place = torch.unique(columns.flatten(0, 1), dim=0, return_inverse=True)
         texts, places = encode_text(self.towers, ids), place.reshape(columns.shape[:2])
-        losses = [self._column_loss(image, texts[column], column, temperature) for column in places.T]
+        each = zip(places.T, columns.unbind(1))
+        losses = [self._column_loss(image, texts[own], rows, temperature) for own, rows in each]
         return Loss(torch.stack(losses).mean(), {"temperature": temperature.detach()})
 
     def _column_loss(self, image: Tensor, text: Tensor, ids: Tensor, temperature: Tensor) -> Tensor:
-        duplicates = duplicate_rows(ids[:, None]) if self.mask_duplicates else None
+        duplicates = duplicate_rows(gathered(ids)) if self.mask_duplicates else None
         return align_loss(
-            image,
-            text,
+            gathered(image),
+            gathered(text),
             temperature,
             label_smoothing=self.label_smoothing,
             reduce=self.reduce,

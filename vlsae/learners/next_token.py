@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class NextToken(Objective):
 
     source = "samples"
     loss_unit = "nats"
+    over_ranks: ClassVar[bool] = True
     module: Any
 
     def __init__(

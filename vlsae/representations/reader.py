@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlsae import ranks
 from vlsae.errors import UserError
 from vlsae.representations.order import Order, sample_positions
 from vlsae.representations.pairs import column, unpaired
@@ -63,6 +64,7 @@ class Reader:
         self._encode: Encode | None = None
         self._labels: np.ndarray | None = None
         self._mapped: dict[tuple[str, int], Tensor] = {}
+        self._in_parts = False
         self._check_lengths()
 
     @property
@@ -71,10 +73,13 @@ class Reader:
         return -(-self.n_rows // self.batch_size)
 
     def rows(self, step: int) -> dict[str, np.ndarray]:
-        """Return the numbers ``(b,)`` of the store's rows in a step's batch, by stream."""
+        """Return the numbers ``(b,)`` of the store's rows in a step's batch, by stream; of a divided one this rank's."""
         found: dict[str, np.ndarray] = {}
         for lane in self._lanes:
             found |= lane.rows(*self._place(lane, step))
+        if self._in_parts:
+            own = ranks.part(len(found[next(iter(self.sites))]))
+            found = {stream: rows[own.start : own.stop] for stream, rows in found.items()}
         return {stream: found[stream] for stream in self.sites}
 
     def batch(self, step: int) -> dict[str, Tensor]:
@@ -114,6 +119,22 @@ class Reader:
         other._encode = encode if before is None else lambda x, stream: encode(before(x, stream), stream)
         other._mapped = {}
         return other
+
+    def divided(self) -> Reader:
+        """Return a reader of this rank's part of each batch; ``UserError`` where streams go their own ways."""
+        if len(self._lanes) > 1:
+            raise UserError(
+                "Several ranks read one stream, or pairs; these are streams whose rows are not paired.",
+                "Use hardware.ranks=1, or train on one stream.",
+            )
+        other = copy.copy(self)
+        other._in_parts, other._mapped = True, {}
+        return other
+
+    def divides(self, step: int) -> bool:
+        """Tell whether each rank reads a part of a step's batch, and not all of it because its rows are too few."""
+        _, start, stop = self._place(self._lanes[0], step)
+        return self._in_parts and stop - start >= ranks.size()
 
     def labelled(self, labels: np.ndarray) -> Reader:
         """Return a reader whose batches also hold ``labels/<stream>`` ``(b,)``, int64: those of the rows' samples.

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlsae import ranks
 from vlsae.errors import UserError
 from vlsae.training import weight_files
 from vlsae.training.objective import Objective
@@ -44,7 +45,10 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one training in a folder; without a folder only the best weights are kept, in memory."""
+    """The checkpoints of one training in a folder; without a folder only the best weights are kept, in memory.
+
+    Of several ranks the first alone writes; all of them read, and any number of ranks goes on from any checkpoint.
+    """
 
     def __init__(self, folder: Path | None, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
         self.folder = folder
@@ -70,7 +74,7 @@ class Checkpoints:
                 "before it.",
                 "Lower the learning rate or set clip.",
             )
-        if self.folder is None:
+        if self.folder is None or not ranks.is_first():
             return
         optimizer_tensors, optimizer_values = _optimizer_state(self._optimizer)
         tensors = {**self._weights(), **optimizer_tensors, **_random_state(self._device)}
@@ -83,7 +87,7 @@ class Checkpoints:
         """Keep the present weights as the best."""
         if self.folder is None:
             self._best = {name: tensor.clone() for name, tensor in self._weights().items()}
-        else:
+        elif ranks.is_first():
             weight_files.write(self.folder / BEST, self._weights(), {**self._header(), "epoch": epoch})
 
     def load_best(self) -> None:
@@ -104,6 +108,12 @@ class Checkpoints:
         A damaged file is named in the log and the one before it is used. Raises ``ValueError`` where all are damaged
         or a checkpoint belongs to another objective.
         """
+        # Rank 0 removes what is damaged; the others read what is left.
+        state = self._restored() if ranks.is_first() else None
+        ranks.barrier()
+        return state if ranks.is_first() else self._restored()
+
+    def _restored(self) -> State | None:
         damaged: list[Path] = []
         for path in self.numbered():
             try:

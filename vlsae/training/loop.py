@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from vlsae import ranks
 from vlsae.errors import UserError, unknown
 from vlsae.training.checkpoint import Checkpoints, State
 from vlsae.training.gradients import Accumulation
 from vlsae.training.objective import Loss, Objective
+from vlsae.training.parts import merged
 from vlsae.training.rows import InvalidRows, NotFinite, check_batch, count_rows, tensors, to_device
 from vlsae.training.schedule import epoch_factors
 from vlsae.training.step import build_optimizer, set_learning_rate, train_step
@@ -35,7 +37,11 @@ Progress = Callable[[int, str], None]
 
 
 class BatchReader(Protocol):
-    """Batches by step number; ``describe`` names the rows of a batch where a mask is true."""
+    """Batches by step number; ``describe`` names the rows of a batch where a mask is true.
+
+    For several ranks also ``divided()``, a reader of this rank's part of each batch, and ``divides(step)``: False for a
+    batch too small, which every rank reads whole.
+    """
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -87,6 +93,8 @@ def fit(
     on from the latest and tells ``on_resume`` its step. ``log(step, epoch, split, values)`` gets every ``log_every``-th
     step and each epoch's validation means; steps are counted when done. Best is the lowest validation loss;
     ``patience`` epochs without a better one end the training. ``progress(steps, note)`` hears of steps done.
+    Several ranks (:mod:`vlsae.ranks`) take a part of each batch each and come to the numbers of one process; the first
+    alone writes checkpoints, and is alone to be given ``log``.
 
     A step whose batch, loss or gradient is not finite is skipped with a warning and counted. Raises
     :class:`NotFinite`, the weights as before the step, at more than ``SKIPPED_SHARE`` of all steps or at
@@ -101,6 +109,9 @@ def fit(
     optimizer = build_optimizer(objective, lr)
     checkpoints = Checkpoints(run_directory, objective, optimizer)
     state = _begin(checkpoints, objective, reader, resume, epochs * length, on_resume)
+    if ranks.size() > 1:
+        ranks.broadcast([*objective.parameters(), *objective.buffers()])
+        reader, validation = _divided(reader), validation and _divided(validation)
     told = _Told(log, progress, log_every, state.step)
     accumulation = Accumulation()
     objective.train()
@@ -124,6 +135,7 @@ def fit(
         if due and not state.skipped_running:
             checkpoints.save(state)
     if state.best_epoch is not None:
+        ranks.barrier()
         checkpoints.load_best()
     best_epoch = state.best_epoch or state.step // length
     return FitResult(state.step, best_epoch, state.best_loss, state.history, state.skipped)
@@ -148,11 +160,13 @@ def validate(
                 batch = to_device(reader.batch(step), device)
                 with (
                     _named_rows(reader, step),
+                    _shared(reader, step),
                     torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
                 ):
                     check_batch(batch)
-                    values = _values(objective.loss(batch, step))
-                n = count_rows(batch)
+                    own, loss = count_rows(batch), objective.loss(batch, step)
+                    loss, n = merged(loss, objective.loss_weight(batch) or own, own)
+                values = _values(loss)
                 rows += n
                 for name, value in values.items():
                     sums[name] = sums.get(name, 0.0) + n * value
@@ -261,7 +275,7 @@ def _step(
     accumulation: Accumulation,
 ) -> Loss:
     batch = to_device(reader.batch(step), next(objective.parameters()).device)
-    with _named_rows(reader, step):
+    with _named_rows(reader, step), _shared(reader, step):
         return train_step(objective, batch, optimizer, step, clip=clip, autocast=autocast, accumulation=accumulation)
 
 
@@ -278,6 +292,17 @@ def _skip(state: State, error: NotFinite, total: int) -> None:
             error.mend,
         ) from error
     logger.warning("step %d is skipped, %d of at most %d: %s", state.step, state.skipped, most, error.message)
+
+
+def _divided(reader: Any) -> Any:
+    """Return the reader of this rank's part of each batch; ``UserError`` for one that has no parts."""
+    if not hasattr(reader, "divided"):
+        raise UserError(f"{type(reader).__name__} cannot be read by several ranks.", "Use hardware.ranks=1.")
+    return reader.divided()
+
+
+def _shared(reader: Any, step: int) -> AbstractContextManager[None]:
+    return ranks.sharing(ranks.size() > 1 and reader.divides(step))
 
 
 def _judge(state: State, epoch: int, means: dict[str, float], checkpoints: Checkpoints) -> None:

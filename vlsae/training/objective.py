@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ class Objective(nn.Module, ABC):
 
     #: The unit of the loss.
     loss_unit: str = "squared units"
+
+    #: Whether ranks that hold a part of the rows each come to the loss of all rows (:mod:`vlsae.training.parts`).
+    over_ranks: ClassVar[bool] = False
 
     @abstractmethod
     def loss(self, batch: Any, step: int = 0) -> Loss:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from vlsae import ranks
 from vlsae.datasets.base import Dataset, sample_splits
 from vlsae.errors import UserError
 from vlsae.representations.order import Order
@@ -61,6 +63,7 @@ class SampleReader:
         self.rows = np.flatnonzero(np.asarray(splits) == split)
         self._order = Order([len(self.rows)], seed, block=dataset.block, shuffle=shuffle)
         self._texts = dataset.table["texts"]
+        self._in_parts = False
         self._prefetch = _Prefetch(AHEAD)
 
     @property
@@ -79,8 +82,26 @@ class SampleReader:
 
     def describe(self, step: int, mask: Any) -> list[str]:
         """Return the sample ids of a step's rows where ``mask`` is true."""
-        chosen = self._samples(step)[np.asarray(mask, dtype=bool)]
+        samples = self._samples(step)
+        chosen = samples[self._own(step, len(samples))][np.asarray(mask, dtype=bool)]
         return [str(self.dataset.table[int(row)]["sample_id"]) for row in chosen]
+
+    def divided(self) -> SampleReader:
+        """Return a reader of this rank's part of each batch, whole blocks of rows."""
+        other = copy.copy(self)
+        other._in_parts, other._prefetch = True, _Prefetch(AHEAD)
+        return other
+
+    def divides(self, step: int) -> bool:
+        """Tell whether each rank reads a part of a step's batch, and not all of it because its rows are too few."""
+        return self._in_parts and -(-len(self._samples(step)) // self.dataset.block) >= ranks.size()
+
+    def _own(self, step: int, rows: int) -> slice:
+        """Return which of a step's rows are read here."""
+        if not self.divides(step):
+            return slice(None)
+        blocks = ranks.part(-(-rows // self.dataset.block))
+        return slice(blocks.start * self.dataset.block, blocks.stop * self.dataset.block)
 
     def _samples(self, step: int) -> np.ndarray:
         if not len(self.rows):
@@ -91,6 +112,10 @@ class SampleReader:
 
     def _prepare(self, step: int) -> Batch:
         samples = self._samples(step)
+        own = self._own(step, len(samples))
+        # A draw for each row of the whole batch: what a row is paired with does not depend on the number of ranks.
+        draws = np.random.default_rng((self.seed, CAPTION_SALT, step)).random(len(samples))[own]
+        samples = samples[own]
         images = self.dataset.images(samples.tolist()) if self.dataset.has_images else None
         several = [self._texts[int(row)] for row in samples]
         if not any(several):
@@ -100,7 +125,6 @@ class SampleReader:
             raise UserError(f"Sample {bare!r} has no text, and others of its batch have.", "Leave it out.")
         if self.every_text:
             return self._with_every_text(images, several)
-        draws = np.random.default_rng((self.seed, CAPTION_SALT, step)).random(len(several))
         texts = [captions[int(draw * len(captions))] for captions, draw in zip(several, draws)]
         return self.model.prepare(images, texts)
 

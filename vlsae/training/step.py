@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,7 +11,10 @@ from torch import Tensor
 from vlsae.errors import UserError
 from vlsae.training.gradients import Accumulation
 from vlsae.training.objective import Loss, Objective
-from vlsae.training.rows import NotFinite, check_batch
+from vlsae.training.parts import agree, merged
+from vlsae.training.rows import NotFinite, check_batch, count_rows
+
+Value = TypeVar("Value")
 
 
 def build_optimizer(objective: Objective, lr: float) -> torch.optim.Optimizer:
@@ -44,22 +48,37 @@ def train_step(
     """Take one whole step: loss, gradients, optimiser, the objective's constraints and statistics.
 
     ``batch`` maps stream → ``(n, d)``, or is a model's inputs; ``clip`` bounds the norm of all gradients together;
-    ``accumulation`` keeps, from step to step, in how many parts batches fit into memory.
+    ``accumulation`` keeps, from step to step, in how many parts batches fit into memory. Where ranks hold a part of the
+    batch each, loss and gradients are those of all of it.
     Returns the loss from before the update, detached. Raises :class:`NotFinite`, the weights untouched, where a row of
     the batch, the loss or a gradient is not finite.
     """
-    check_batch(batch)
+    _on_every_rank(lambda: check_batch(batch))
     optimizer.zero_grad(set_to_none=True)
-    loss = (accumulation or Accumulation()).backward(objective, batch, step, autocast)
-    _clip(optimizer, clip, step)
+    backward = (accumulation or Accumulation()).backward
+    loss = _on_every_rank(lambda: backward(objective, batch, step, autocast))
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    rows = count_rows(batch)
+    loss, _ = merged(loss, objective.loss_weight(batch) or rows, rows, gradients)
+    _clip(optimizer, gradients, clip, step)
     optimizer.step()
     with torch.no_grad():
         objective.after_step(step)
     return loss
 
 
-def _clip(optimizer: torch.optim.Optimizer, clip: float | None, step: int) -> None:
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+def _on_every_rank(function: Callable[[], Value]) -> Value:
+    """Return a function's value; where a rank finds values that are not finite, every rank raises."""
+    try:
+        value = function()
+    except NotFinite as error:
+        agree(error)
+        raise
+    agree(None)
+    return value
+
+
+def _clip(optimizer: torch.optim.Optimizer, gradients: list[Tensor], clip: float | None, step: int) -> None:
     if not gradients:
         raise UserError("The loss has a gradient in no parameter that the optimiser holds.")
     norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
