@@ -54,10 +54,10 @@ def tell_shortage(words: str) -> None:
 class Pieces:
     """Does work on many items in pieces, halved wherever memory runs out; a smaller size stays.
 
-    ``setting`` is what the user sets to have the smaller size from the start.
+    ``setting`` is what the user sets to have the smaller size from the start, if there is such a setting.
     """
 
-    def __init__(self, setting: str) -> None:
+    def __init__(self, setting: str | None = None) -> None:
         self.setting = setting
         self.size: int | None = None
 
@@ -87,10 +87,8 @@ class Pieces:
                 "Use a smaller model, hardware.dtype=bfloat16, or a machine with more memory.",
             )
         self.size = tried // 2
-        tell_shortage(
-            f"memory ran out at {tried} at once ({reason}); going on with {self.size}, which "
-            f"{self.setting}={self.size} does from the start"
-        )
+        hint = f", which {self.setting}={self.size} does from the start" if self.setting else ""
+        tell_shortage(f"memory ran out at {tried} at once ({reason}); going on with {self.size}{hint}")
 
 
 def _reason(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from vlsae.dictionaries.base import Dictionary, SparseCode
+from vlsae.memory import Pieces
 
 #: Elements of a dense (rows, h) array that may exist at once.
 ELEMENTS_AT_ONCE = 1 << 23
@@ -38,7 +39,9 @@ def to_matrix(code: SparseCode) -> sparse.csr_matrix:
 @torch.no_grad()
 def code_matrix(dictionary: Dictionary, x: Tensor, stream: str) -> sparse.csr_matrix:
     """Return the codes of ``x (n, d)`` as a float32 SciPy matrix ``(n, h)``."""
-    chunks = [to_matrix(dictionary.encode(x[rows], stream)) for rows in row_chunks(len(x), dictionary.n_concepts)]
+    pieces, chunks = Pieces(), []
+    for rows in row_chunks(len(x), dictionary.n_concepts):
+        chunks += pieces.run(x[rows], lambda some: to_matrix(dictionary.encode(some, stream)))
     if not chunks:
         return sparse.csr_matrix((0, dictionary.n_concepts), dtype=np.float32)
     return sparse.vstack(chunks, format="csr")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlsae.errors import UserError
+from vlsae.memory import Pieces
 from vlsae.progress import Advance
 from vlsae.runs.files import dump_json, load_json
 
@@ -68,20 +69,26 @@ class Items:
     ) -> list[Item]:
         """Return the items of ``ids`` in order; those not answered before are answered batch by batch, and kept.
 
+        A batch that memory is too small for is answered in smaller ones.
+
         ``answer`` takes positions in ``ids`` and gives ``input``, ``answer``, ``label`` and whatever else of each.
         """
         known = self.of(method, seed)
         waiting = [number for number, one in enumerate(ids) if one not in known]
         if advance is not None and len(waiting) < len(ids):
             advance(len(ids) - len(waiting))
-        for first in range(0, len(waiting), batch):
-            numbers = waiting[first : first + batch]
-            found = answer(numbers)
+
+        def answered(numbers: Sequence[int]) -> None:
+            found = answer(list(numbers))
             self.add(
                 {"id": ids[n], **one, "method": method, "seed": seed} for n, one in zip(numbers, found, strict=True)
             )
             if advance is not None:
                 advance(len(numbers))
+
+        pieces = Pieces()
+        for first in range(0, len(waiting), batch):
+            pieces.run(waiting[first : first + batch], answered)
         done = self.of(method, seed)
         return [done[one] for one in ids]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch
 
 from vlsae.datasets.base import sample_splits
 from vlsae.errors import UserError
+from vlsae.memory import Pieces
 from vlsae.progress import Advance, progress
 from vlsae.representations import workers as ahead
 
@@ -120,23 +121,36 @@ class _Work:
     thumbnails: int
     workers: int
     timeout: float
+    pieces: Pieces = field(default_factory=lambda: Pieces("extract.batch_size"))
 
     def represent(self, prepared: Iterable[Prepared], advance: Advance) -> tuple[list[Part], list[bytes | None]]:
         """Return each batch with its rows on the CPU, and a small picture of each sample."""
         parts: list[Part] = []
         pictures: list[bytes | None] = []
         for samples, batch, small in prepared:
-            found = self.model.represent_in_groups(batch, self.sites, self.tokens)
-            parts.append((samples, {site: replace(rows, values=rows.values.cpu()) for site, rows in found.items()}))
+            parts += self._represented(samples, batch)
             pictures.extend(small)
             advance(len(samples.samples))
         return parts, pictures
+
+    def _represented(self, samples: Numbered, batch: Batch) -> list[Part]:
+        """Return a batch's rows, in pieces that are prepared again where memory is too small for all at once."""
+
+        def represent(some: Sequence[int]) -> Part:
+            mine, inputs = samples, batch
+            if len(some) < len(samples.samples):
+                mine = numbered(self.dataset, some)
+                inputs = prepare(self.model, self.dataset, mine, self.sites)
+            found = self.model.represent_in_groups(inputs, self.sites, self.tokens)
+            return mine, {site: replace(rows, values=rows.values.cpu()) for site, rows in found.items()}
+
+        return self.pieces.run(samples.samples, represent)
 
     def prepared(self, batches: Sequence[range]) -> Generator[Prepared, None, None]:
         """Give the batches in order, up to ``workers`` of them prepared while the model runs."""
         if self.dataset.in_files and self.workers and ahead.may_have_children():
             return ahead.in_processes(self._prepare, batches, self.workers, self.timeout)
-        return ahead.in_threads(self._prepare, batches, max(1, self.workers))
+        return ahead.in_threads(self._prepare, batches, max(1, self.workers), self.timeout)
 
     def _prepare(self, rows: range) -> Prepared:
         from vlsae.representations.thumbnails import thumbnails

@@ -9,29 +9,32 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vlsae.errors import UserError
+from vlsae.representations.reading_threads import TIMEOUT, ReadingThreads, in_time
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-#: Seconds in which a worker must have prepared one batch.
-TIMEOUT = 300.0
 
+def in_threads(
+    function: Callable[[Item], Value], items: Sequence[Item], workers: int, timeout: float = TIMEOUT
+) -> Generator[Value, None, None]:
+    """Yield a function's values in the order of the items, up to ``workers`` of them computed ahead in threads.
 
-def in_threads(function: Callable[[Item], Value], items: Sequence[Item], workers: int) -> Generator[Value, None, None]:
-    """Yield a function's values in the order of the items, up to ``workers`` of them computed ahead in threads."""
-    with ThreadPoolExecutor(workers) as pool:
+    Raises ``UserError`` for one that takes more than ``timeout`` seconds.
+    """
+    with closing(ReadingThreads(workers, "reader")) as threads:
         waiting: deque[Future[Value]] = deque()
         for ahead in range(len(items) + workers):
             if ahead < len(items):
-                waiting.append(pool.submit(function, items[ahead]))
+                waiting.append(threads.submit(function, items[ahead]))
             if ahead >= workers and waiting:
-                yield waiting.popleft().result()
+                yield in_time(waiting.popleft(), timeout)
 
 
 def in_processes(

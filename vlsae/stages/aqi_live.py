@@ -66,16 +66,20 @@ def forward(
     """Yield the places ``(b,)`` of samples in an order, and their rows at each site; the first item of each sample."""
     import numpy as np
 
+    from vlsae.memory import Pieces
     from vlsae.progress import progress
     from vlsae.representations.extraction import prepare
 
+    def represented(places: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        batch = _first_items(dataset, samples[places].tolist())
+        found = model.represent(prepare(model, dataset, batch, sites), sites, tokens)
+        return np.asarray(places), {site: rows.values for site, rows in found.items()}
+
+    pieces = Pieces("extract.batch_size")
     with progress("aqi", len(order), "samples") as advance:
         for at in range(0, len(order), batch_size):
-            places = order[at : at + batch_size]
-            batch = _first_items(dataset, samples[places].tolist())
-            found = model.represent(prepare(model, dataset, batch, sites), sites, tokens)
-            yield np.asarray(places), {site: rows.values for site, rows in found.items()}
-            advance(len(places))
+            yield from pieces.run(order[at : at + batch_size], represented)
+            advance(min(batch_size, len(order) - at))
 
 
 def _first_items(dataset: Dataset, samples: Sequence[int]) -> Numbered:

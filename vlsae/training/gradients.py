@@ -1,9 +1,9 @@
-"""Gradients of a batch, taken in parts where memory is too small for all of it at once."""
+"""Losses and gradients of a batch, taken in parts where memory is too small for all of it at once."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,21 +18,36 @@ from vlsae.training.rows import NotFinite, tensors
 class Accumulation:
     """In how many parts batches are taken: one, and twice as many wherever memory runs out.
 
-    The gradient is that of the whole batch, its loss being the weighted mean of its parts' (``Objective.loss_weight``).
+    Loss and gradient are those of the whole batch, its loss being the weighted mean of its parts'
+    (``Objective.loss_weight``). Both raise ``UserError`` where memory runs out and a batch cannot be taken in smaller
+    parts.
     """
 
     def __init__(self) -> None:
         self.parts = 1
 
     def backward(self, objective: Objective, batch: Any, step: int, autocast: torch.dtype | None = None) -> Loss:
-        """Put a batch's gradient into the parameters and return its loss, detached.
+        """Put a batch's gradient into the parameters and return its loss, detached; :class:`NotFinite` for the loss."""
 
-        Raises :class:`NotFinite` for a loss that is not finite, ``UserError`` where memory runs out and the batch
-        cannot be taken in smaller parts.
-        """
+        def take(piece: Any, share: float) -> Loss:
+            loss = _loss(objective, piece, step, autocast)
+            if not torch.isfinite(loss.total.detach()):
+                raise NotFinite(
+                    f"The loss at step {step} is {loss.total.item()}.", "Lower the learning rate or set clip."
+                )
+            (loss.total if share == 1 else loss.total * share).backward()
+            return loss
+
+        return self._taken(objective, batch, step, take)
+
+    def loss(self, objective: Objective, batch: Any, step: int, autocast: torch.dtype | None = None) -> Loss:
+        """Return a batch's loss, detached."""
+        return self._taken(objective, batch, step, lambda piece, share: _loss(objective, piece, step, autocast))
+
+    def _taken(self, objective: Objective, batch: Any, step: int, take: Callable[[Any, float], Loss]) -> Loss:
         while True:
             try:
-                return _backward(objective, batch, step, autocast, self.parts)
+                return _mean(objective, batch, self.parts, take)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -60,18 +75,13 @@ class Accumulation:
         )
 
 
-def _backward(objective: Objective, batch: Any, step: int, autocast: torch.dtype | None, parts: int) -> Loss:
+def _mean(objective: Objective, batch: Any, parts: int, take: Callable[[Any, float], Loss]) -> Loss:
+    """Return the weighted mean of the losses that are taken of a batch's parts, each given its share, detached."""
     if parts == 1:
-        loss = _loss(objective, batch, step, autocast)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        return _detached(loss, 1.0)
+        return _scaled(take(batch, 1.0), 1.0)
     weighted = [(piece, weight) for piece in _pieces(batch, parts) if (weight := _weight(objective, piece))]
-    losses = []
-    for piece, weight in weighted:
-        loss = _loss(objective, piece, step, autocast)
-        share = weight / sum(one for _, one in weighted)
-        (loss.total * share).backward()
-        losses.append(_detached(loss, share))
+    whole = sum(weight for _, weight in weighted)
+    losses = [_scaled(take(piece, weight / whole), weight / whole) for piece, weight in weighted]
     names = losses[0].parts
     return Loss(
         torch.stack([loss.total for loss in losses]).sum(),
@@ -88,15 +98,12 @@ def _weight(objective: Objective, batch: Any) -> float | None:
 def _loss(objective: Objective, batch: Any, step: int, autocast: torch.dtype | None) -> Loss:
     device = next(objective.parameters()).device
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-        loss = objective.loss(batch, step)
-    if not torch.isfinite(loss.total.detach()):
-        raise NotFinite(f"The loss at step {step} is {loss.total.item()}.", "Lower the learning rate or set clip.")
-    return loss
+        return objective.loss(batch, step)
 
 
-def _detached(loss: Loss, share: float) -> Loss:
-    total, parts = loss.total.detach(), {name: value.detach() for name, value in loss.parts.items()}
-    return Loss(total, parts) if share == 1 else Loss(total * share, {n: value * share for n, value in parts.items()})
+def _scaled(loss: Loss, share: float) -> Loss:
+    parts = {name: value.detach() * share for name, value in loss.parts.items()}
+    return Loss(loss.total.detach() * share, parts)
 
 
 def _common_rows(batch: Any) -> int | None:

@@ -128,7 +128,9 @@ def fit(
         epoch_ends = state.step % length == 0
         told.of_step(state.step, state.step / length, loss, rate, epoch_ends)
         if epoch_ends and validation is not None:
-            means = validate(objective, validation, seed=seed, autocast=PRECISIONS[precision])
+            means = validate(
+                objective, validation, seed=seed, autocast=PRECISIONS[precision], accumulation=accumulation
+            )
             _judge(state, state.step // length, means, checkpoints)
             told.of_validation(state.step, float(state.step // length), means)
         due = epoch_ends or (checkpoint_every is not None and state.step % checkpoint_every == 0)
@@ -142,13 +144,19 @@ def fit(
 
 
 def validate(
-    objective: Objective, reader: BatchReader, *, seed: int = 0, autocast: torch.dtype | None = None
+    objective: Objective,
+    reader: BatchReader,
+    *,
+    seed: int = 0,
+    autocast: torch.dtype | None = None,
+    accumulation: Accumulation | None = None,
 ) -> dict[str, float]:
     """Return the means over rows of the loss and its parts on one pass of a reader, without changing anything.
 
     Random draws within are the same at every call, and leave the generator as it was.
     """
     device = next(objective.parameters()).device
+    accumulation = accumulation or Accumulation()
     was_training = objective.training
     objective.eval()
     sums: dict[str, float] = {}
@@ -158,13 +166,9 @@ def validate(
             torch.manual_seed(seed)
             for step in range(reader.steps_per_epoch):
                 batch = to_device(reader.batch(step), device)
-                with (
-                    _named_rows(reader, step),
-                    _shared(reader, step),
-                    torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
-                ):
+                with _named_rows(reader, step), _shared(reader, step):
                     check_batch(batch)
-                    own, loss = count_rows(batch), objective.loss(batch, step)
+                    own, loss = count_rows(batch), accumulation.loss(objective, batch, step, autocast)
                     loss, n = merged(loss, objective.loss_weight(batch) or own, own)
                 values = _values(loss)
                 rows += n

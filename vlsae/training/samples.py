@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from vlsae import ranks
 from vlsae.datasets.base import Dataset, sample_splits
 from vlsae.errors import UserError
 from vlsae.representations.order import Order
+from vlsae.representations.reading_threads import ReadingThreads, in_time
 
 if TYPE_CHECKING:
     from vlsae.models.base import Batch
@@ -146,15 +147,18 @@ class _Prefetch:
 
     def __init__(self, ahead: int) -> None:
         self._ahead = ahead
-        self._pool = ThreadPoolExecutor(1, "sample-reader")
+        self._threads = ReadingThreads(1, "sample-reader")
         self._pending: dict[int, Future[Any]] = {}
 
     def get(self, number: int, function: Callable[[int], Any]) -> Any:
-        """Return the function's value, or raise what it raised; after a jump what is no longer ahead is dropped."""
+        """Return the function's value, or raise what it raised, or that it takes too long.
+
+        After a jump what is no longer ahead is dropped.
+        """
         wanted = range(number, number + self._ahead + 1)
         for other in [other for other in self._pending if other not in wanted]:
             self._pending.pop(other).cancel()
         for one in wanted:
             if one not in self._pending:
-                self._pending[one] = self._pool.submit(function, one)
-        return self._pending.pop(number).result()
+                self._pending[one] = self._threads.submit(function, one)
+        return in_time(self._pending.pop(number))
