@@ -5,17 +5,27 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from vlsae.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
 Value = TypeVar("Value")
+
+
+class Cuttable(Protocol):
+    """Whatever slices cut: a sequence, an array, a tensor."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, where: slice, /) -> Any: ...
+
+
+Items = TypeVar("Items", bound=Cuttable)
 
 # Torch tells of too little memory on the CPU in words alone.
 _WORDS = ("can't allocate memory", "Storage size calculation overflowed", "not enough memory")
@@ -61,7 +71,7 @@ class Pieces:
         self.setting = setting
         self.size: int | None = None
 
-    def run(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Value]) -> list[Value]:
+    def run(self, items: Items, work: Callable[[Items], Value]) -> list[Value]:
         """Return what the work gives for each piece, in order; ``UserError`` where one item is too large."""
         found: list[Value] = []
         first = 0
