@@ -166,8 +166,13 @@ class Probe(ABC):
     def check(self, targets: Targets) -> None:  # noqa: B027
         """Raise ``UserError`` for what the targets alone show to be impossible, before representations are made."""
 
-    def variants(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Return further extractions that the probe needs: name → the ``model`` and ``dataset`` nodes that differ."""
+    def variants(
+        self, model: Mapping[str, Any], dataset: Mapping[str, Any], runs: Path | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return further extractions that the probe needs: name → the ``model`` and ``dataset`` nodes that differ.
+
+        ``runs`` is the folder of all runs.
+        """
         return {}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -72,7 +73,9 @@ class ConceptDepth(Probe):
         """Raise ``UserError`` where there is no task of two classes, or a task asked for cannot be fitted."""
         self._tasks(targets, 0)
 
-    def variants(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def variants(
+        self, model: Mapping[str, Any], dataset: Mapping[str, Any], runs: Path | None = None
+    ) -> dict[str, dict[str, Any]]:
         """Return the extractions with noisy texts and with rounded weights."""
         found: dict[str, dict[str, Any]] = {}
         if self.noise != "none":

@@ -14,8 +14,8 @@ import numpy as np
 from vlsae.bounds import OneOf, Range
 from vlsae.probes.base import Probe, Representations
 from vlsae.probes.icosahedron import icosahedron_task
-from vlsae.probes.information import mi_binned, mi_kde
-from vlsae.probes.nearest_information import mi_nearest
+from vlsae.probes.information import mi_binned
+from vlsae.probes.noisy_information import DRAWS, NOISY, noisy_information
 from vlsae.probes.over_networks import measure_over_networks, over_networks
 from vlsae.probes.targets import Targets
 from vlsae.progress import progress
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from vlsae.probes.network_batch import NetworkBatch
 
 #: Estimators in the order of their figures' panels.
-ESTIMATORS = ("edges", "floor", "kde upper", "kde lower", "nearest")
-
-#: Draws of noise for each input that the nearest-neighbour estimator tells inputs apart by.
-DRAWS = 2
+ESTIMATORS = ("edges", "floor", *NOISY)
 
 
 @dataclass(frozen=True)
@@ -147,15 +144,10 @@ class InformationPlane(Probe):
             noise = generator.normal(size=(DRAWS * len(some), layer.shape[2])) * np.sqrt(self.variance)
             for network, t in enumerate(layer):
                 edges, floor = mi_binned(t, labels), mi_binned(t, labels, code="floor")
-                kde = mi_kde(t[some], labels[some], self.variance)
-                noisy = np.tile(t[some], (DRAWS, 1)) + noise
-                which = np.tile(np.arange(len(some)), DRAWS)
                 plane[number, network] = [
                     (edges.h_t, edges.i_ty),
                     (floor.h_t, floor.i_ty),
-                    (kde.i_xt_upper, kde.i_ty_upper),
-                    (kde.i_xt_lower, kde.i_ty_lower),
-                    (mi_nearest(noisy, which, 1), mi_nearest(noisy, labels[some][which % len(some)])),
+                    *noisy_information(t[some], labels[some], noise, self.variance),
                 ]
                 alone[number, network] = edges.singletons
         return plane, alone

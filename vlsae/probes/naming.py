@@ -6,6 +6,7 @@ n rows of a stream, h concepts, T names, F factors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -80,7 +81,9 @@ class Naming(Probe):
         self.address = address
         self.most_concepts = most_concepts
 
-    def variants(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def variants(
+        self, model: Mapping[str, Any], dataset: Mapping[str, Any], runs: Path | None = None
+    ) -> dict[str, dict[str, Any]]:
         """Return the extraction by the independent encoder, where one is given."""
         if self.encoder is None:
             return {}

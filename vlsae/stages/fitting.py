@@ -30,6 +30,7 @@ def fit_in_run(
     ``changes`` replace single settings; ``prefix`` sets apart one training of several in a run.
     """
     from vlsae.training import fit
+    from vlsae.training.series import keeper
 
     settings = {**config["train"], **changes}
     objective.to(device_of(config))
@@ -61,6 +62,7 @@ def fit_in_run(
             resume=True,
             progress=advance,
             on_resume=lambda step: run.truncate_metrics(step),
+            keep=None if prefix else keeper(objective, run.path, total, settings["keep"]),
         )
 
 

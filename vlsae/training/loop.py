@@ -86,6 +86,7 @@ def fit(
     precision: str = "float32",
     progress: Progress | None = None,
     on_resume: Callable[[int], None] | None = None,
+    keep: Callable[[int], None] | None = None,
 ) -> FitResult:
     """Minimise an objective over ``epochs`` passes of a reader and leave the best weights in it.
 
@@ -93,6 +94,7 @@ def fit(
     on from the latest and tells ``on_resume`` its step. ``log(step, epoch, split, values)`` gets every ``log_every``-th
     step and each epoch's validation means; steps are counted when done. Best is the lowest validation loss;
     ``patience`` epochs without a better one end the training. ``progress(steps, note)`` hears of steps done.
+    ``keep(step)`` is called before the first step and after each, the weights as they then are.
     Several ranks (:mod:`vlsae.ranks`) take a part of each batch each and come to the numbers of one process; the first
     alone writes checkpoints, and is alone to be given ``log``.
 
@@ -115,6 +117,8 @@ def fit(
     told = _Told(log, progress, log_every, state.step)
     accumulation = Accumulation()
     objective.train()
+    if keep is not None and state.step == 0:
+        keep(0)
     while state.step < epochs * length and not _has_stopped(state, patience):
         rate = lr * factors[state.step // length]
         set_learning_rate(optimizer, rate)
@@ -125,6 +129,8 @@ def fit(
         except NotFinite as error:
             _skip(state, error, epochs * length)
         state.step += 1
+        if keep is not None:
+            keep(state.step)
         epoch_ends = state.step % length == 0
         told.of_step(state.step, state.step / length, loss, rate, epoch_ends)
         if epoch_ends and validation is not None:
