@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from vlsae.bounds import OneOf, Range
+from vlsae.errors import UserError
 from vlsae.probes.base import Probe, Representations
 from vlsae.probes.over_networks import measure_over_networks, over_networks
 from vlsae.probes.targets import Targets
@@ -19,16 +20,33 @@ from vlsae.probes.variance import variance_explained
 from vlsae.progress import progress
 from vlsae.result import Measure, Plot, Result, Series, Table
 
+if TYPE_CHECKING:
+    from vlsae.probes.module_batch import ModuleBatch
+    from vlsae.probes.network_batch import NetworkBatch
+
 #: The names of both features of each contrast. The first is the one that the paper finds to explain more.
 CONTRASTS = {
     "difficulty": ("easy", "hard"),
     "order": ("early", "late"),
     "prevalence": ("frequent", "rare"),
     "equal": ("one", "other"),
+    "position": ("decoded first", "decoded last"),
 }
+
+#: The contrast that only a network has which decodes its outputs one after the other.
+POSITION = "position"
 
 #: Bits of an input: five of the features and others that say nothing.
 BITS = 16
+
+#: Hidden layers where none are named: units, channels, or the width of a sequence.
+WIDTHS = {"mlp": (64,) * 4, "cnn": (16,) * 3, "residual_cnn": (16,) * 3, "transformer": (32,) * 2}
+
+#: Bits that a decoding network reads and writes.
+READ, WRITTEN = 12, 4
+
+#: Items whose layers are held at once on the device.
+ROWS = 1024
 
 #: A feature is learned from this accuracy on items that were not trained on.
 LEARNED = 0.99
@@ -37,12 +55,14 @@ LEARNED = 0.99
 @dataclass(frozen=True)
 class Trained:
     """Networks of one contrast: ``accuracy (B, 2)`` on held-out items; ``pooled``, ``per_sample (L, B, 2)`` of each
-    feature and ``joint (L, B)`` of both, variance explained on items that neither training nor fit saw."""
+    feature and ``joint (L, B)`` of all, variance explained on items that neither training nor fit saw. Where a side
+    has several features its numbers are their means, its accuracy the least; ``each (L, B, q)`` is of every feature."""
 
     accuracy: np.ndarray
     pooled: np.ndarray
     per_sample: np.ndarray
     joint: np.ndarray
+    each: np.ndarray
 
     @property
     def learned(self) -> np.ndarray:
@@ -55,7 +75,9 @@ class FeatureBias(Probe):
 
     Inputs are 16 fair bits. ``difficulty``: a bit against the parity of ``parity`` others; ``order``: two bits, one of
     which is trained alone for the first half; ``prevalence``: two bits, one of which counts in a share ``rare`` of the
-    items; ``equal``: two bits alike, the control. ``networks`` seeds are trained side by side.
+    items; ``equal``: two bits alike, the control; ``position``: four of twelve bits, decoded one after the other by a
+    transformer, the first two against the last two. ``architecture`` ``cnn`` sees the bits as a picture,
+    ``transformer`` as a sequence. ``networks`` seeds are trained side by side.
     """
 
     reads = "nothing"
@@ -63,7 +85,8 @@ class FeatureBias(Probe):
     def __init__(
         self,
         *,
-        contrasts: list[Annotated[str, OneOf("difficulty", "order", "prevalence", "equal")]] | None = None,
+        architecture: Annotated[str, OneOf("mlp", "cnn", "residual_cnn", "transformer")] = "mlp",
+        contrasts: list[Annotated[str, OneOf("difficulty", "order", "prevalence", "equal", "position")]] | None = None,
         parity: Annotated[int, Range(2, 8)] = 4,
         rare: Annotated[float, Range(0.01, 1.0)] = 0.1,
         widths: list[Annotated[int, Range(1, 4096)]] | None = None,
@@ -74,8 +97,17 @@ class FeatureBias(Probe):
         learning_rate: Annotated[float, Range(1e-8, 10)] = 1e-3,
         batch_size: Annotated[int, Range(1, None)] = 256,
     ) -> None:
-        self.contrasts = list(dict.fromkeys(contrasts or CONTRASTS))
-        self.parity, self.rare, self.widths, self.activation = parity, rare, list(widths or (64,) * 4), activation
+        possible = [one for one in CONTRASTS if one != POSITION or architecture == "transformer"]
+        self.architecture, self.contrasts = architecture, list(dict.fromkeys(contrasts or possible))
+        if not set(self.contrasts) <= set(possible):
+            raise UserError(
+                f"probe.contrasts names position, and a network of probe.architecture={architecture} decodes nothing.",
+                "Use probe.architecture=transformer.",
+            )
+        self.widths = list(widths or WIDTHS[architecture])
+        if architecture == "transformer" and (len(set(self.widths)) > 1 or self.widths[0] % 2):
+            raise UserError(f"probe.widths={self.widths}: a transformer's layers have one even width.", "Use [32, 32].")
+        self.parity, self.rare, self.activation = parity, rare, activation
         self.networks, self.steps, self.items = networks, steps, items
         self.learning_rate, self.batch_size = learning_rate, batch_size
 
@@ -99,6 +131,10 @@ class FeatureBias(Probe):
             Table("layers", "Variance explained by layer", LAYER_COLUMNS, layers, EXPLAINED, shown=True),
             Table("networks", "Every network", NETWORK_COLUMNS, _network_rows(found), EXPLAINED),
         ]
+        if POSITION in found:
+            tables.append(
+                Table("positions", "By place in the output", POSITION_COLUMNS, _position_rows(found[POSITION]))
+            )
         headline = [f"difference/{contrast}/layer {len(self.widths)}" for contrast in found]
         return Result(metrics, tables, [_plot(found)], _notes(found, self.networks), headline)
 
@@ -106,13 +142,13 @@ class FeatureBias(Probe):
         import torch
         from torch.nn import functional
 
-        from vlsae.probes.network_batch import NetworkBatch
-
+        if contrast == POSITION:
+            return self._train_position(seed, device, advance)
         inputs, features = factorial_items(contrast, 3 * self.items, self.parity, seed)
         x = torch.tensor(2.0 * inputs - 1, dtype=torch.float32, device=device)
         y = torch.tensor(features, dtype=torch.float32, device=device)
         weights = torch.tensor(self._weights(contrast, seed), dtype=torch.float32, device=device)
-        networks = NetworkBatch(self.networks, [BITS, *self.widths, 2], self.activation, seed).to(device)
+        networks = self._networks(seed).to(device)
         optimizer = torch.optim.Adam(networks.parameters(), self.learning_rate)
         generator = torch.Generator().manual_seed(seed)
         for step in range(self.steps):
@@ -127,18 +163,57 @@ class FeatureBias(Probe):
             optimizer.step()
             advance(1)
         with torch.no_grad():
-            *hidden, logits = (one[:, self.items :].cpu().numpy() for one in networks.layers(x))
-        fit, score = slice(0, self.items), slice(self.items, None)
-        truth = features[self.items :]
-        accuracy = ((logits > 0) == (truth == 1))[:, score].mean(axis=1)
-        explained = [
-            [variance_explained(own[fit], truth[fit], own[score], truth[score]) for own in layer] for layer in hidden
-        ]
-        pooled, per_sample, joint = (
-            np.array([[getattr(one, name) for one in layer] for layer in explained])
-            for name in ("pooled", "per_sample", "joint_pooled")
-        )
-        return Trained(accuracy, pooled, per_sample, joint)
+            parts = [networks.layers(x[rows]) for rows in torch.arange(self.items, 3 * self.items).split(ROWS)]
+        *hidden, logits = (np.concatenate([one.cpu().numpy() for one in layer], axis=1) for layer in zip(*parts))
+        truth = np.broadcast_to(features[self.items :], logits.shape)
+        return explained(hidden, logits, truth, self.items, [[0], [1]])
+
+    def _networks(self, seed: int) -> NetworkBatch | ModuleBatch:
+        from vlsae.probes.feature_networks import ConvolutionalNetwork, SequenceNetwork
+        from vlsae.probes.module_batch import ModuleBatch
+        from vlsae.probes.network_batch import NetworkBatch
+
+        widths, activation = self.widths, self.activation
+        if self.architecture == "mlp":
+            return NetworkBatch(self.networks, [BITS, *widths, 2], activation, seed)
+        if self.architecture == "transformer":
+            return ModuleBatch(self.networks, lambda: SequenceNetwork(BITS, widths[0], len(widths), 2), seed)
+        residual = self.architecture == "residual_cnn"
+        return ModuleBatch(self.networks, lambda: ConvolutionalNetwork(widths, 2, activation, residual), seed)
+
+    def _train_position(self, seed: int, device: str, advance: Any) -> Trained:
+        """Train networks that write four of twelve bits, which of them being drawn for each network."""
+        import torch
+        from torch.nn import functional
+
+        from vlsae.probes.feature_networks import DecodingNetwork
+        from vlsae.probes.module_batch import ModuleBatch
+
+        draws = np.random.default_rng(seed)
+        bits = draws.integers(0, 2, (3 * self.items, READ))
+        order = np.stack([draws.permutation(READ)[:WRITTEN] for _ in range(self.networks)])
+        features = bits[:, order].swapaxes(0, 1)
+        x = torch.tensor(2.0 * bits - 1, dtype=torch.float32, device=device)
+        x = x.expand(self.networks, *x.shape)
+        y = torch.tensor(features, dtype=torch.long, device=device)
+        width, depth = self.widths[0], len(self.widths)
+        networks = ModuleBatch(self.networks, lambda: DecodingNetwork(READ, width, depth, WRITTEN), seed).to(device)
+        optimizer = torch.optim.Adam(networks.parameters(), self.learning_rate)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(self.steps):
+            rows = torch.randint(self.items, (self.batch_size,), generator=generator).to(device)
+            logits = networks(x[:, rows], y[:, rows], own=True)
+            loss = functional.binary_cross_entropy_with_logits(logits, y[:, rows].float(), reduction="sum")
+            optimizer.zero_grad(set_to_none=True)
+            (loss / self.batch_size).backward()
+            optimizer.step()
+            advance(1)
+        with torch.no_grad():
+            held = torch.arange(self.items, 3 * self.items).split(ROWS)
+            parts = [networks.layers(x[:, rows], y[:, rows], own=True) for rows in held]
+        *hidden, logits = (np.concatenate([one.cpu().numpy() for one in layer], axis=1) for layer in zip(*parts))
+        half = WRITTEN // 2
+        return explained(hidden, logits, features[:, self.items :], self.items, [range(half), range(half, WRITTEN)])
 
     def _weights(self, contrast: str, seed: int) -> np.ndarray:
         """Return how much each feature of each training item counts in the loss ``(n, 2)``."""
@@ -146,6 +221,27 @@ class FeatureBias(Probe):
         if contrast == "prevalence":
             weights[:, 1] = np.random.default_rng(seed).random(self.items) < self.rare
         return weights
+
+
+def explained(
+    hidden: Sequence[np.ndarray], logits: np.ndarray, truth: np.ndarray, n: int, sides: Sequence[Sequence[int]]
+) -> Trained:
+    """Return what features ``truth (B, 2n, q)`` explain of layers ``(B, 2n, w)``, fitted on the first n items.
+
+    ``logits (B, 2n, q)`` tell which are computed; ``sides`` names the features of both sides of a contrast.
+    """
+    fit, score = slice(0, n), slice(n, None)
+    right = ((logits > 0) == (truth == 1))[:, score].mean(axis=1)
+    found = [
+        [variance_explained(own[fit], f[fit], own[score], f[score]) for own, f in zip(layer, truth)] for layer in hidden
+    ]
+    pooled, per_sample, joint = (
+        np.array([[getattr(one, name) for one in layer] for layer in found])
+        for name in ("pooled", "per_sample", "joint_pooled")
+    )
+    accuracy = np.stack([right[:, list(side)].min(axis=1) for side in sides], axis=1)
+    halves = [np.stack([one[..., list(side)].mean(axis=-1) for side in sides], axis=-1) for one in (pooled, per_sample)]
+    return Trained(accuracy, halves[0], halves[1], joint, pooled)
 
 
 def factorial_items(contrast: str, n: int, parity: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -172,6 +268,13 @@ def _network_rows(found: Mapping[str, Trained]) -> list[list[Any]]:
         for network in range(len(trained.accuracy))
         for layer in range(len(trained.pooled))
     ]  # fmt: skip
+
+
+def _position_rows(trained: Trained) -> list[list[Any]]:
+    return [
+        [layer + 1, network, place + 1, float(trained.each[layer, network, place])]
+        for layer, network, place in np.ndindex(*trained.each.shape)
+    ]
 
 
 def _plot(found: Mapping[str, Trained]) -> Plot:
@@ -207,8 +310,9 @@ NETWORK_COLUMNS = [
     "contrast", "network", "layer", "accuracy first", "accuracy second", "pooled first", "pooled second",
     "per sample first", "per sample second", "joint",
 ]  # fmt: skip
+POSITION_COLUMNS = ["layer", "network", "place", "pooled"]
 EXPLAINED = (
     "R2 of a layer's units from one feature, pooled over items that neither training nor fit saw. First and second are "
-    "easy and hard, early and late, frequent and rare, one and other. Means and 95 % t intervals over networks that "
-    "compute both features."
+    "easy and hard, early and late, frequent and rare, one and other, decoded first and last. Means and 95 % t "
+    "intervals over networks that compute both features."
 )
