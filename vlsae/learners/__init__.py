@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlsae.learners.align import Align
     from vlsae.learners.next_token import NextToken
+    from vlsae.learners.visual_instruction import VisualInstruction
 
-_HOMES = {"Align": "align", "NextToken": "next_token"}
+_HOMES = {"Align": "align", "NextToken": "next_token", "VisualInstruction": "visual_instruction"}
 
-__all__ = ["Align", "NextToken"]
+__all__ = ["Align", "NextToken", "VisualInstruction"]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,15 +28,15 @@ CAPTION_SALT = 7
 class Prepares(Protocol):
     """Whatever turns images and texts into model inputs."""
 
-    def prepare(self, images: Any = None, texts: Sequence[str] | None = None) -> Batch: ...
+    def prepare(self, images: Any = None, texts: Sequence[str] | None = None, **more: Any) -> Batch: ...
 
 
 class SampleReader:
     """Prepared batches of one split of a dataset; which rows a step reads is a pure function of seed and step.
 
     Rows of a block (``dataset.block``) come in one batch. Each image is paired with one of its captions, drawn anew
-    each epoch, or with ``every_text`` with all of them: language ``(n, texts, length)``. A background thread prepares
-    the next steps; it changes no number.
+    each epoch, or with ``every_text`` with all of them: language ``(n, texts, length)``. A model that ``reads_answers``
+    gets the samples' too. A background thread prepares the next steps; it changes no number.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class SampleReader:
         self.rows = np.flatnonzero(np.asarray(splits) == split)
         self._order = Order([len(self.rows)], seed, block=dataset.block, shuffle=shuffle)
         self._texts = dataset.table["texts"]
+        answered = getattr(model, "reads_answers", False) and "answer" in dataset.table.column_names
+        self._answers = dataset.table["answer"] if answered else None
         self._in_parts = False
         self._prefetch = _Prefetch(AHEAD)
 
@@ -127,7 +129,9 @@ class SampleReader:
         if self.every_text:
             return self._with_every_text(images, several)
         texts = [captions[int(draw * len(captions))] for captions, draw in zip(several, draws)]
-        return self.model.prepare(images, texts)
+        if self._answers is None:
+            return self.model.prepare(images, texts)
+        return self.model.prepare(images, texts, answers=[self._answers[int(row)] for row in samples])
 
     def _with_every_text(self, images: Any, several: list[list[str]]) -> Batch:
         counts = {len(texts) for texts in several}
