@@ -3,9 +3,9 @@
     python scripts/aqi_collapse.py model OUT --steps 60
 
 writes OUT/apart (tuned until the classes lie apart at every layer), OUT/collapsed (from there, until they do not) and
-OUT/back (apart again), and prints the commands that score and compare them. The prompts that are scored are those that
-were tuned on: the question is whether the comparison sees a change that is known to be there, not whether it carries
-over to other prompts.
+OUT/back (apart again), and prints the commands that score these and the model as it came, and compare them. The
+prompts that are scored are those that were tuned on: the question is whether the comparison sees a change that is
+known to be there, not whether it carries over to other prompts.
 """
 
 from __future__ import annotations
@@ -93,10 +93,11 @@ def main() -> None:
         folder = options.out / name
         model.module.save_pretrained(folder)
         model.tokenizer.save_pretrained(folder)
+    console.print(f"vlsae aqi model.checkpoint={options.model} --name before", soft_wrap=True)
     for name in ("apart", "collapsed", "back"):
         console.print(f"vlsae aqi model.checkpoint=path:{options.out / name} --name {name}", soft_wrap=True)
-    console.print("vlsae aqi --compare aqi/apart/latest aqi/collapsed/latest")
-    console.print("vlsae aqi --compare aqi/collapsed/latest aqi/back/latest")
+    for first, second in (("apart", "before"), ("apart", "collapsed"), ("back", "collapsed")):
+        console.print(f"vlsae aqi --compare aqi/{first}/latest aqi/{second}/latest")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,8 +124,7 @@ def test_one_passs_memory_does_not_grow_with_the_rows():
 def test_the_headlines_interval_covers_the_true_effect():
     """Cross-fitted over two layers, one of them noise; benchmarks/aqi_coverage.py has more draws and populations."""
     truth, covered, draws = 2 * 0.8**2 / WIDTH * 2, 0, 40
-    labelling, design, rows = drawn(n=40, strata=1)
-    pattern = measure("language.0", rows[0], design)
+    labelling, design, _ = drawn(n=40, strata=1)
     for seed in range(draws):
         generator = np.random.default_rng(seed)
         layers = []
@@ -134,7 +132,7 @@ def test_the_headlines_interval_covers_the_true_effect():
             x = generator.normal(size=(80, WIDTH))
             x[:, 0] += np.where(labelling.codes == 0, effect, -effect)
             cells = ClassMoments(design.n_cells, WIDTH).update(x, design.cells)
-            layers.append(replace(pattern, cells=cells))
+            layers.append(layer_of("language.0", cells, design))
         interval = headline(layers, design).delta_squared
         covered += interval.low <= truth <= interval.high
     assert covered / draws >= 0.85

@@ -1,4 +1,4 @@
-"""Intervals and tests: bootstrap, delete-a-group jackknife, permutation, paired bootstrap, McNemar.
+"""Intervals and tests: bootstrap, jackknife over groups and pairs of them, permutation, paired bootstrap, McNemar.
 
 Everything computes in float64 and is seeded. n rows, G blocks, B resamples, q columns.
 """
@@ -119,11 +119,13 @@ def interval_of(estimate: Any, replicates: np.ndarray, level: float = 0.95) -> I
     tail = (1 - level) / 2
     # A resample may leave a ratio undefined; it says nothing about the spread of the others.
     defined = np.where(np.isfinite(replicates), replicates, np.nan)
-    if not np.isfinite(defined).any():
-        low = high = error = np.full(defined.shape[1:], np.nan)
-    else:
-        low, high = np.nanquantile(defined, [tail, 1 - tail], axis=0)
-        error = np.nanstd(defined, axis=0, ddof=1) if len(defined) > 1 else np.full(defined.shape[1:], np.nan)
+    known = np.isfinite(defined).sum(axis=0)
+    # What no resample defines stays undefined, without numpy's warnings about it.
+    filled = np.where(known > 0, defined, 0.0)
+    low, high = np.where(known > 0, np.nanquantile(filled, [tail, 1 - tail], axis=0), np.nan)
+    error = np.full(defined.shape[1:], np.nan)
+    if len(defined) > 1:
+        error = np.where(known > 1, np.nanstd(np.where(known > 1, defined, 0.0), axis=0, ddof=1), np.nan)
     return Interval(_plain(estimate), _plain(error), _plain(low), _plain(high), replicates)
 
 
@@ -159,6 +161,82 @@ def jackknife_interval(estimate: Any, left_out: Any, level: float = 0.95) -> Int
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
     half = stats.t.ppf((1 + level) / 2, groups - 1) * error
     return Interval(_plain(estimate), _plain(error), _plain(estimate - half), _plain(estimate + half), left_out)
+
+
+def groups_kept(groups: int) -> np.ndarray:
+    """Return which of G groups stay, ``(G + G(G - 1)/2, G)`` of 0 and 1: without each one, then without each two."""
+    first, second = np.triu_indices(_at_least("groups", groups, 3), 1)
+    kept = np.ones((groups + len(first), groups))
+    kept[np.arange(groups), np.arange(groups)] = 0
+    kept[groups + np.arange(len(first)), first] = 0
+    kept[groups + np.arange(len(first)), second] = 0
+    return kept
+
+
+class VarianceParts(NamedTuple):
+    """The variance of an estimate: what groups do each by themselves, and what each two do together."""
+
+    single: Any
+    paired: Any
+
+
+def variance_parts(left_out: Any, groups: int) -> VarianceParts:
+    """Return both parts ``(…)`` of the variance from values ``(R, …)`` in the order of :func:`groups_kept`.
+
+    The jackknife counts twice what two groups do only together (Efron and Stein, 1981), which is all of the variance
+    of a squared mean where the mean is zero: values without two groups tell that part, and it is taken off. Its share
+    ((G - 1)/G)² is what remains when scatter within groups is known well from the rows.
+    """
+    left_out = np.asarray(left_out, dtype=np.float64)
+    first, second = np.triu_indices(groups, 1)
+    ones, twos = left_out[:groups], left_out[groups:]
+    with np.errstate(invalid="ignore"):
+        whole = (groups - 1) / groups * ((ones - ones.mean(axis=0)) ** 2).sum(axis=0)
+        together = (groups - 2) * twos - (groups - 1) * (ones[first] + ones[second])
+        together = ((together - together.mean(axis=0)) ** 2).sum(axis=0) / (groups * (groups - 1))
+    paired = together * ((groups - 1) / groups) ** 2
+    return VarianceParts(np.maximum(whole - 2 * paired, 0.0), paired)
+
+
+def pair_jackknife_interval(estimate: Any, left_out: Any, groups: int, level: float = 0.95) -> Interval:
+    """Return ``estimate ± t(G - 1) · error`` with the error of both parts of :func:`variance_parts`."""
+    from scipy import stats
+
+    _check_level(level)
+    estimate, left_out = np.asarray(estimate, dtype=np.float64), np.asarray(left_out, dtype=np.float64)
+    single, paired = variance_parts(left_out, groups)
+    error = np.sqrt(single + paired)
+    half = stats.t.ppf((1 + level) / 2, groups - 1) * error
+    return Interval(_plain(estimate), _plain(error), _plain(estimate - half), _plain(estimate + half), left_out)
+
+
+def squared_length_interval(
+    estimate: Any, noise: Any, parts: VarianceParts, freedom: int, level: float = 0.95
+) -> tuple[Any, Any, Any]:
+    """Return error, low and high of a squared length θ: all θ with (estimate - θ)² ≤ t²(paired + κ max(θ, 0)).
+
+    The variance of a squared length grows with it: κ is the slope. It is ``single`` over the estimate where that is
+    far from zero, and that of directions of pure noise, 2·``paired`` over ``noise`` (what was subtracted to make the
+    estimate unbiased), where it is not. So the interval is exact for θ = 0, and not symmetric.
+    """
+    from scipy import stats
+
+    _check_level(level)
+    estimate, noise = np.asarray(estimate, dtype=np.float64), np.asarray(noise, dtype=np.float64)
+    single, paired = (np.asarray(part, dtype=np.float64) for part in parts)
+    above, t2 = np.maximum(estimate, 0), stats.t.ppf((1 + level) / 2, freedom) ** 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        doubt = np.where(paired > 0, paired / (paired + above**2), 0.0)
+        slope = (single + 2 * doubt * paired) / (above + doubt * noise)
+        slope = np.where(single + paired > 0, slope, 0.0)
+        middle = estimate + t2 * slope / 2
+        root = np.sqrt(middle**2 - estimate**2 + t2 * paired)
+        flat = np.sqrt(t2 * paired)
+        low = np.where(middle - root >= 0, middle - root, estimate - flat)
+        high = np.where(middle + root >= 0, middle + root, estimate + flat)
+        high = np.where(np.isnan(middle + root) & np.isfinite(estimate), estimate + flat, high)
+        low = np.where(np.isnan(middle - root) & np.isfinite(estimate), estimate - flat, low)
+    return _plain(np.sqrt(single + paired)), _plain(low), _plain(high)
 
 
 def permutation_p_value(observed: float, null: Any) -> float:

@@ -176,21 +176,26 @@ class ClassMoments:
         return moments
 
     def _add_all(self, values: np.ndarray, codes: np.ndarray) -> None:
-        for part in chunks(len(values), self.width):
-            self._add(values[part], codes[part])
-
-    def _add(self, values: np.ndarray, codes: np.ndarray) -> None:
-        shift = values[0].copy() if self.shift is None else self.shift
+        if self.shift is None:
+            self.shift = values[0].copy()
+        # By class, so that a chunk holds few classes and few sums are combined.
         order = np.argsort(codes, kind="stable")
-        seen, first, place, count = np.unique(codes[order], return_index=True, return_inverse=True, return_counts=True)
-        centred = values[order]
+        for part in chunks(len(values), self.width):
+            self._add(values[order[part]], codes[order[part]])
+
+    def _add(self, centred: np.ndarray, codes: np.ndarray) -> None:
+        """Add rows that may be overwritten, in ascending order of class."""
+        seen, place, count = np.unique(codes, return_inverse=True, return_counts=True)
+        place, shift = place.reshape(-1), np.asarray(self.shift)
+        member = np.zeros((len(seen), len(codes)))
+        member[place, np.arange(len(codes))] = 1
         centred -= shift
-        mean = np.add.reduceat(centred, first, axis=0) / count[:, None]
-        centred -= mean[place.reshape(-1)]
+        mean = member @ centred / count[:, None]
+        centred -= mean[place]
         # What rounding left of the mean is taken out of the squares (the corrected two-pass form).
-        left = np.add.reduceat(centred, first, axis=0)
+        left = member @ centred
         np.square(centred, out=centred)
-        m2 = np.add.reduceat(centred, first, axis=0) - left**2 / count[:, None]
+        m2 = member @ centred - left**2 / count[:, None]
         self._combine(seen, count, mean, np.maximum(m2, 0), shift)
 
     def _combine(

@@ -12,14 +12,14 @@ import numpy as np
 
 from vlsae.aqi import composites
 from vlsae.aqi.axioms import Axiom, axioms_of
-from vlsae.aqi.compare import PairedComparison, paired
+from vlsae.aqi.compare import PairedComparison, paired_blocks
 from vlsae.aqi.confounds import Length, confound_notes, length_control, length_matched
 from vlsae.aqi.crossfit import ScoredAUROC, scored_auroc
 from vlsae.aqi.design import Design, permuted_labels
 from vlsae.aqi.headline import Headline, headline
 from vlsae.aqi.held_out import LearnedPooling, learned_pooling
 from vlsae.aqi.labelling import Labelling
-from vlsae.aqi.layer import Layer, kept_cells, measure, pairwise_indices, stratified_delta_squared
+from vlsae.aqi.layer import Layer, measure, pairwise_indices
 from vlsae.aqi.lexical import bag_of_words_scores
 from vlsae.aqi.projection import Plane, balanced, project
 
@@ -141,17 +141,8 @@ def gains(layers: Sequence[Layer], control: Layer | None, design: Design) -> lis
     """Return how far each layer's δ² lies above that of the bag of tokens, block by block."""
     if control is None or not design.n_blocks:
         return []
-    below = control
-
-    def value(layer: Layer) -> Callable[[np.ndarray], float]:
-        return lambda blocks: stratified_delta_squared_of(layer, design, blocks)
-
-    return [paired(value(layer), value(below), np.arange(design.n_blocks)) for layer in layers]
-
-
-def stratified_delta_squared_of(layer: Layer, design: Design, blocks: np.ndarray) -> float:
-    """Return a layer's stratified δ² over some blocks."""
-    return stratified_delta_squared(kept_cells(layer.cells, design, blocks), design)
+    name = "stratified_delta_squared"
+    return [paired_blocks(layer.intervals[name], control.intervals[name], design.n_blocks) for layer in layers]
 
 
 def _at_headline(found: Analysis, source: Source, settings: Settings, permuted: np.ndarray | None) -> Analysis:

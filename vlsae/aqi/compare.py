@@ -75,6 +75,23 @@ def paired_intervals(a: Interval, b: Interval, level: float = 0.95) -> PairedCom
     return PairedComparison(a, b, difference, log_ratio, p_value(difference, len(apart) - 2), defined)
 
 
+def paired_blocks(a: Interval, b: Interval, groups: int) -> PairedComparison:
+    """Return the comparison of two numbers whose replicates left out the same blocks, one and two at a time.
+
+    ``replicates`` are in the order of :func:`vlsae.statistics.groups_kept`.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        estimates = np.array([a.estimate, b.estimate])
+        replicates = np.stack([a.replicates, b.replicates])
+        ratios, ratio = (
+            np.where((one > 0).all(axis=0), np.log(one[1] / one[0]), np.nan) for one in (replicates, estimates)
+        )
+    difference = statistics.pair_jackknife_interval(a.estimate - b.estimate, a.replicates - b.replicates, groups)
+    log_ratio = statistics.pair_jackknife_interval(ratio, ratios, groups)
+    defined = bool(a.low > 0 and b.low > 0)
+    return PairedComparison(a, b, difference, log_ratio, p_value(difference, groups - 1), defined)
+
+
 def direction_cosine(x_a: Any, x_b: Any, labels: Any, halves: Any) -> DirectionCosine:
     """Return the cosine of the mean differences of two classes in ``x_a``, ``x_b`` ``(n, d)``.
 

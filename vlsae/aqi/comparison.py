@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from vlsae.aqi.compare import PairedComparison, p_value, paired_intervals
+from vlsae.aqi.compare import PairedComparison, p_value, paired_blocks
 from vlsae.aqi.crossfit import ScoredAUROC, paired_auroc
 from vlsae.aqi.design import Design
-from vlsae.aqi.headline import Headline, fold_freedom, fold_interval, fold_parts, headline
+from vlsae.aqi.headline import Headline, fold_parts, headline
 from vlsae.aqi.layer import Layer, layer_of
 from vlsae.aqi.state import State
 from vlsae.errors import UserError
@@ -55,14 +55,17 @@ def compare_states(a: State, b: State, notes: Sequence[str] = ()) -> Result:
     right = {site: layer_of(site, b.cells[site], design) for site in dict.fromkeys(other for _, other in pairs)}
     layers = [(left[one], right[other]) for one, other in pairs]
     heads = headline(list(left.values()), design), headline(list(right.values()), design)
-    metrics = _headline_metrics(*heads, design)
+    metrics = _headline_metrics(heads, (list(left.values()), list(right.values())), design)
     rows, by_axiom = [], []
     for one, other in layers:
         found = {
-            name: paired_intervals(one.intervals[field], other.intervals[field]) for name, field in COMPARED.items()
+            name: paired_blocks(one.intervals[field], other.intervals[field], design.n_blocks)
+            for name, field in COMPARED.items()
         }
-        auroc = _paired_auroc(a, b, one.site, other.site)
-        strata = _by_stratum(one, other, design.n_strata)
+        if one.scaled is not None and other.scaled is not None:
+            found["delta2_scaled"] = paired_blocks(one.scaled, other.scaled, design.n_blocks)
+        auroc = _paired_auroc(a, b, one, other)
+        strata = _by_stratum(one, other, design)
         name = one.site
         for kind, pair in found.items():
             metrics |= _metrics(f"{kind}/{name}", pair)
@@ -89,23 +92,33 @@ def _aligned(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
     return [(a[i], b[j]) for i, j in zip(*places)]
 
 
-def _headline_metrics(one: Headline, other: Headline, design: Design) -> dict[str, Measure]:
+def _headline_metrics(
+    heads: tuple[Headline, Headline], layers: tuple[list[Layer], list[Layer]], design: Design
+) -> dict[str, Measure]:
     """Return the difference of the cross-fitted δ², each model by its own layers, paired block by block."""
-    metrics = {
-        "delta2/a": _measure(one.delta_squared),
-        "delta2/b": _measure(other.delta_squared),
-    }
-    parts = [fold_parts(head.delta_squared, design) for head in (one, other)]
-    if parts[0] and parts[1]:
-        apart = [first - second for first, second in zip(*parts)]
-        difference = fold_interval(one.delta_squared.estimate - other.delta_squared.estimate, apart)
-        metrics["delta2/difference"] = _measure(difference)
-        metrics["delta2/p"] = Measure(_number(p_value(difference, fold_freedom(apart))), "p")
+    one, other = heads
+    metrics = {"delta2/a": _measure(one.delta_squared), "delta2/b": _measure(other.delta_squared)}
+    if (one.choice.chosen < 0).any() or (other.choice.chosen < 0).any():
+        return metrics
+    apart = []
+    for first, second in zip(one.choice.chosen.tolist(), other.choice.chosen.tolist()):
+        pair = layers[0][first], layers[1][second]
+        intervals = [layer.intervals["stratified_delta_squared"] for layer in pair]
+        apart.append(paired_blocks(*intervals, design.n_blocks).difference)
+    error = float(np.sqrt(sum(fold_parts(apart, design))))
+    value = one.delta_squared.estimate - other.delta_squared.estimate
+    half = float(stats.t.ppf(0.975, design.n_blocks - 1)) * error
+    difference = Interval(value, error, value - half, value + half, np.zeros((0,)))
+    metrics["delta2/difference"] = _measure(difference)
+    metrics["delta2/p"] = Measure(_number(p_value(difference, design.n_blocks - 1)), "p")
     return metrics
 
 
-def _by_stratum(one: Layer, other: Layer, strata: int) -> list[PairedComparison]:
-    return [paired_intervals(_stratum(one, number), _stratum(other, number)) for number in range(strata)]
+def _by_stratum(one: Layer, other: Layer, design: Design) -> list[PairedComparison]:
+    return [
+        paired_blocks(_stratum(one, number), _stratum(other, number), design.n_blocks)
+        for number in range(design.n_strata)
+    ]
 
 
 def _stratum(layer: Layer, number: int) -> Interval:
@@ -114,11 +127,12 @@ def _stratum(layer: Layer, number: int) -> Interval:
     return Interval(estimate, error, low, high, whole.replicates[:, number])
 
 
-def _paired_auroc(a: State, b: State, one: str, other: str) -> ScoredAUROC | None:
-    if one not in a.scores or other not in b.scores:
+def _paired_auroc(a: State, b: State, one: Layer, other: Layer) -> ScoredAUROC | None:
+    if one.site not in a.scores or other.site not in b.scores:
         return None
-    design = a.design
-    return paired_auroc(a.scores[one], b.scores[other], design.codes == 0, design.folds, design.strata)
+    design, share = a.design, max(one.noise_share, other.noise_share)
+    scores = a.scores[one.site], b.scores[other.site]
+    return paired_auroc(*scores, design.codes == 0, design.folds, design.strata, share)
 
 
 def _auroc_p(found: ScoredAUROC) -> float | None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from vlsae.aqi.accumulators import moments_of
+from vlsae.aqi.accumulators import ClassMoments, moments_of
 from vlsae.aqi.inputs import Labelled, chunks, groups, labelled, two_classes
 from vlsae.aqi.scatter import ratio
 from vlsae.errors import UserError
@@ -64,12 +63,14 @@ def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None, scale: A
 
 
 def scored_auroc(
-    scores: np.ndarray, positive: np.ndarray, folds: Any, strata: Any, learned: bool = True
+    scores: np.ndarray, positive: np.ndarray, folds: Any, strata: Any, noise_share: float = 1.0
 ) -> ScoredAUROC:
     """Return the chance that a positive row scores above another of its fold and stratum, all arrays ``(n,)``.
 
-    The error is DeLong's, times √2 where the scores were ``learned`` on the other folds. A fold with a score of NaN is
-    left out.
+    The error is DeLong's, times √(1 + ``noise_share``): 0 where scores were not learned, and else the share of a
+    score's variance that is due to noise in what was learned on the other folds. Each two folds share that noise both
+    ways, so without effect, where it is all, the variance of their mean doubles; it is what the directions found would
+    reach on new rows that the interval then holds. A fold with a score of NaN is left out.
     """
     names, parts = _compared(folds, strata, len(scores))
     pairs, wins, noise = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names))
@@ -82,14 +83,16 @@ def scored_auroc(
         pairs[a] += weight
         wins[a] += weight * float(high.mean())
         noise[a] += weight**2 * _squared_error(high, low)
-    total, factor = float(pairs.sum()), 2.0 if learned else 1.0
+    total, factor = float(pairs.sum()), 1.0 + noise_share
     with np.errstate(invalid="ignore", divide="ignore"):
         by_stratum, stratum_error = wins / pairs, np.sqrt(factor * noise) / pairs
     error = float(np.sqrt(factor * noise.sum()) / total) if total else float("nan")
     return ScoredAUROC(ratio(float(wins.sum()), total), error, by_stratum, stratum_error)
 
 
-def paired_auroc(first: np.ndarray, second: np.ndarray, positive: np.ndarray, folds: Any, strata: Any) -> ScoredAUROC:
+def paired_auroc(
+    first: np.ndarray, second: np.ndarray, positive: np.ndarray, folds: Any, strata: Any, noise_share: float = 1.0
+) -> ScoredAUROC:
     """Return the difference of the AUROCs of two scores of the same rows, with its error: first less second.
 
     Rows are compared as in :func:`scored_auroc`; what both scores share does not widen the error (DeLong et al., 1988).
@@ -108,8 +111,8 @@ def paired_auroc(first: np.ndarray, second: np.ndarray, positive: np.ndarray, fo
         noise[a] += weight**2 * _squared_error(high, low)
     total = float(pairs.sum())
     with np.errstate(invalid="ignore", divide="ignore"):
-        by_stratum, stratum_error = wins / pairs, np.sqrt(2 * noise) / pairs
-    error = float(np.sqrt(2 * noise.sum()) / total) if total else float("nan")
+        by_stratum, stratum_error = wins / pairs, np.sqrt((1 + noise_share) * noise) / pairs
+    error = float(np.sqrt((1 + noise_share) * noise.sum()) / total) if total else float("nan")
     return ScoredAUROC(float(wins.sum() / total) if total else float("nan"), error, by_stratum, stratum_error)
 
 
@@ -121,28 +124,40 @@ def _compared(folds: Any, strata: Any, n: int) -> tuple[np.ndarray, list[tuple[i
     return names, [(int(stratum[members[0]]), members) for members in np.split(order, ends) if len(members)]
 
 
+def directions(moments: ClassMoments, groups: int, scale: np.ndarray | None = None) -> np.ndarray:
+    """Return for each group the class means' difference over all other groups, ``(groups, d)``.
+
+    ``moments`` hold the rows of group g and class k (0 safe, 1 unsafe) as class ``2g + k``. Where the others lack a
+    class the direction is NaN. ``scale (d,)`` is what rows are divided by: rows and direction both, and what does not
+    vary (inf) tells nothing.
+    """
+    found = np.full((groups, moments.width), np.nan)
+    for number in range(groups):
+        target = np.tile([0, 1], groups)
+        target[2 * number : 2 * number + 2] = -1
+        others = moments.regroup(target, 2)
+        if (others.count > 0).all():
+            found[number] = others.shifted_mean[0] - others.shifted_mean[1]
+    return found if scale is None else found / scale**2
+
+
+def scores_along(x: np.ndarray, ways: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Return the scores ``(n, w)`` of rows ``x (n, d)`` less ``shift (d,)`` along directions ``(w, d)``."""
+    scores = np.empty((len(x), len(ways)))
+    for part in chunks(len(x), x.shape[1]):
+        scores[part] = (x[part] - shift) @ ways.T
+    return scores
+
+
 def _crossfit_scores(
     data: Labelled, fold: np.ndarray, folds: int, scale: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return each row's score less that of a common offset, and that offset's score, both ``(n,)``."""
     moments = moments_of(data.x, fold * 2 + data.codes, 2 * folds)
-    scores, offset = np.full(len(data.x), np.nan), np.zeros(len(data.x))
     shift = moments.shift if moments.shift is not None else np.zeros(data.x.shape[1])
-    for number in range(folds):
-        target = np.tile([0, 1], folds)
-        target[2 * number : 2 * number + 2] = -1
-        others = moments.regroup(target, 2)
-        if (others.count == 0).any():
-            continue
-        direction = others.shifted_mean[0] - others.shifted_mean[1]
-        if scale is not None:
-            # Rows and direction both are divided; what does not vary (scale inf) tells nothing.
-            direction = direction / scale**2
-        members = np.flatnonzero(fold == number)
-        for part in chunks(len(members), len(shift)):
-            scores[members[part]] = (data.x[members[part]] - shift) @ direction
-        offset[members] = shift @ direction
-    return scores, offset
+    ways = directions(moments, folds, scale)
+    scores = scores_along(data.x, ways, shift)[np.arange(len(fold)), fold]
+    return scores, np.nan_to_num(ways @ shift)[fold]
 
 
 def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,11 +165,14 @@ def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, n
 
     Ties count half; the mean of either is AUROC.
     """
-    ranks = stats.rankdata(scores)
-    above = positive.sum()
-    below = len(positive) - above
-    high = (ranks[positive] - stats.rankdata(scores[positive])) / below
-    return high, 1 - (ranks[~positive] - stats.rankdata(scores[~positive])) / above
+    high, low = scores[positive], scores[~positive]
+    below, above = np.sort(low), np.sort(high)
+    return _below(below, high), 1 - _below(above, low)
+
+
+def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the share of ``ordered`` below each value, ties half."""
+    return (np.searchsorted(ordered, values) + np.searchsorted(ordered, values, side="right")) / (2 * len(ordered))
 
 
 def _squared_error(high: np.ndarray, low: np.ndarray) -> float:

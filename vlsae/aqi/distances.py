@@ -55,10 +55,11 @@ def exact(x: np.ndarray, row: int, other: int) -> float:
 def _squared(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return the squared distances ``(b, c)`` of rows ``(b, d)`` and ``(c, d)``."""
     left_norms, right_norms = np.einsum("ij,ij->i", left, left), np.einsum("ij,ij->i", right, right)
-    squared = left @ right.T
-    squared *= -2
+    squared = (-2 * left) @ right.T
     squared += left_norms[:, None]
     squared += right_norms
+    if squared.min(initial=np.inf) > CANCELLED * (left_norms.max(initial=0) + right_norms.max(initial=0)):
+        return squared
     # A few rows at a time: flags and pairs of a whole tile would be as large as the tile.
     step = max(1, len(left) // 8)
     for at in range(0, len(left), step):

@@ -1,6 +1,6 @@
 """One number out of many layers, chosen on some rows and scored on others, and what a permuted choice would give.
 
-n rows, L layers, F folds, G blocks, B permutations.
+n rows, L layers, F folds, B permutations.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from vlsae import statistics
-from vlsae.aqi.accumulators import ClassMoments
+from vlsae.aqi import blocks
 from vlsae.aqi.crossfit import ScoredAUROC, scored_auroc
 from vlsae.aqi.design import Design
-from vlsae.aqi.effect import stratified_of
-from vlsae.aqi.layer import Layer, kept_cells
-from vlsae.aqi.layers import CrossfitLayer, crossfit_layer
-from vlsae.statistics import Interval
+from vlsae.aqi.layer import Layer
+from vlsae.aqi.layers import CrossfitLayer
+from vlsae.statistics import Interval, VarianceParts
 
 
 class Headline(NamedTuple):
@@ -36,11 +34,7 @@ class Headline(NamedTuple):
 
 def headline(layers: Sequence[Layer], design: Design) -> Headline:
     """Return the headline of layers: the layer with the largest δ² on the other folds, scored on the one held out."""
-    folds, groups = design.n_folds, max(design.n_blocks, design.n_folds)
-    size = 2 * design.n_strata
-    by_fold = np.arange(groups) % folds
-    cells = [_by_fold(layer.cells, by_fold, size, folds) for layer in layers]
-    choice = crossfit_layer(cells, folds)
+    choice = _choice(layers, design)
     chosen = choice.chosen[choice.chosen >= 0]
     places, counts = np.unique(chosen, return_counts=True)
     layer = int(places[counts.argmax()]) if len(places) else -1
@@ -65,52 +59,43 @@ def familywise(layers: Sequence[Layer]) -> float:
     return statistics.permutation_p_value(float(observed), null)
 
 
-def _by_fold(cells: ClassMoments, fold: np.ndarray, size: int, folds: int) -> ClassMoments:
-    target = (fold[:, None] * size + np.arange(size)).reshape(-1)
-    return cells.regroup(target, folds * size)
+def _choice(layers: Sequence[Layer], design: Design) -> CrossfitLayer:
+    """Return :func:`vlsae.aqi.layers.crossfit_layer` of the layers, every fold at once."""
+    folds, groups = design.n_folds, max(design.n_blocks, design.n_folds)
+    held = (np.arange(groups) % folds == np.arange(folds)[:, None]).astype(np.float64)
+    kept = np.concatenate([1 - held, held, np.ones((1, groups))])
+    found = np.stack([blocks.stratified_delta_squared(layer.cells, design, kept) for layer in layers], axis=1)
+    trained, scored, whole = found[:folds], found[folds : 2 * folds], found[-1]
+    chosen, held_out = np.full(folds, -1), np.full(folds, np.nan)
+    for fold in np.flatnonzero(~np.isnan(trained).all(axis=1)).tolist():
+        chosen[fold] = int(np.nanargmax(trained[fold]))
+        held_out[fold] = scored[fold, chosen[fold]]
+    best = float("nan") if np.isnan(whole).all() else float(np.nanmax(whole))
+    return CrossfitLayer(float(held_out.mean()), chosen, held_out, best)
+
+
+def fold_parts(values: Sequence[Interval], design: Design) -> VarianceParts:
+    """Return the parts of the variance of a mean over folds, from each fold's number over all rows at its layer.
+
+    Held-out rows of folds are independent, so variances add: what blocks do each by themselves is as of all rows; pairs
+    of blocks are F times as few within folds as over all rows.
+    """
+    parts = [blocks.parts_of(one, design) for one in values]
+    single, paired = (float(np.mean([part[i] for part in parts])) for i in (0, 1))
+    return VarianceParts(single, design.n_folds * paired)
 
 
 def _interval(layers: Sequence[Layer], design: Design, choice: CrossfitLayer) -> Interval:
-    """Return the mean over folds with its jackknife: blocks are left out within their fold, its layer held fixed.
-
-    Held-out rows of folds are independent, so the folds' variances add.
-    """
+    """Return the mean over folds with its interval, each fold's layer held fixed."""
     nothing = float("nan")
     estimate = choice.delta_squared
     if not design.n_blocks or (choice.chosen < 0).any():
         return Interval(estimate, nothing, nothing, nothing, np.zeros((0,)))
-    parts = []
-    for fold, place in enumerate(choice.chosen.tolist()):
-        own = np.arange(fold, design.n_blocks, design.n_folds)
-        cells = layers[place].cells
-        parts.append(np.array([_value(cells, design, np.setdiff1d(own, [block])) for block in own]))
-    return fold_interval(estimate, parts)
-
-
-def fold_interval(estimate: float, parts: Sequence[np.ndarray]) -> Interval:
-    """Return the interval of a mean over folds from each fold's values without each of its blocks."""
-    if min(len(part) for part in parts) < 2:
-        nothing = float("nan")
-        return Interval(estimate, nothing, nothing, nothing, np.zeros((0,)))
-    spread = [(len(part) - 1) / len(part) * float(((part - part.mean()) ** 2).sum()) for part in parts]
-    error = float(np.sqrt(sum(spread))) / len(parts)
-    half = float(stats.t.ppf(0.975, fold_freedom(parts))) * error
-    return Interval(estimate, error, estimate - half, estimate + half, np.concatenate(parts))
-
-
-def fold_freedom(parts: Sequence[np.ndarray]) -> int:
-    """Return the degrees of freedom of :func:`fold_interval`."""
-    return sum(len(part) - 1 for part in parts)
-
-
-def fold_parts(interval: Interval, design: Design) -> list[np.ndarray]:
-    """Return the replicates of a headline's interval fold by fold."""
-    sizes = [len(range(fold, design.n_blocks, design.n_folds)) for fold in range(design.n_folds)]
-    return np.split(interval.replicates, np.cumsum(sizes)[:-1]) if len(interval.replicates) else []
-
-
-def _value(cells: ClassMoments, design: Design, blocks: np.ndarray) -> float:
-    return stratified_of(kept_cells(cells, design, blocks)).stratified_delta_squared
+    chosen = [layers[place] for place in choice.chosen.tolist()]
+    own = [layer.intervals["stratified_delta_squared"] for layer in chosen]
+    noise = design.n_folds * float(np.mean([layer.noise for layer in chosen]))
+    found = statistics.squared_length_interval(estimate, noise, fold_parts(own, design), design.n_blocks - 1)
+    return Interval(estimate, *found, np.zeros((0,)))
 
 
 def _auroc(layers: Sequence[Layer], design: Design, choice: CrossfitLayer) -> ScoredAUROC | None:
@@ -122,4 +107,5 @@ def _auroc(layers: Sequence[Layer], design: Design, choice: CrossfitLayer) -> Sc
             return None
         held = design.folds == fold
         scores[held] = found.scores[held]
-    return scored_auroc(scores, design.codes == 0, design.folds, design.strata)
+    share = float(np.mean([layers[place].noise_share for place in choice.chosen.tolist()]))
+    return scored_auroc(scores, design.codes == 0, design.folds, design.strata, share)

@@ -42,7 +42,7 @@ def davies_bouldin(x: Any, labels: Any, dispersion: str = "mean") -> float:
     moments = _moments(data)
     if dispersion == "rms":
         return moments.scatter().dbs_rms
-    return moments.scatter().davies_bouldin(_mean_distances(data, moments))
+    return mean_davies_bouldin(moments, data.x, data.codes)
 
 
 def dunn(x: Any, labels: Any, diameter: str = "complete", tile: int = TILE) -> float:
@@ -56,26 +56,10 @@ def dunn(x: Any, labels: Any, diameter: str = "complete", tile: int = TILE) -> f
     data = labelled(x, labels)
     if len(data.classes) < 2:
         return float("nan")
-    moments = _moments(data)
-    gap, widest = _Extreme(np.argmin, np.less), _Extreme(np.argmax, np.greater)
-    sums = np.zeros(len(data.classes))
+    moments, found = _moments(data), _Dunn(len(data.classes), diameter)
     for part in distances.tiles(data.x, data.codes, moments.mean, _checked(tile)):
-        if part.i != part.j:
-            gap.see(part)
-        elif diameter == "complete":
-            widest.see(part)
-        else:
-            np.sqrt(part.squared, out=part.squared)
-            sums[part.i] += part.squared.sum() * (1 if part.same_rows else 2)
-    scatter = moments.scatter()
-    # The zero test of two centroids, for two rows.
-    smallest = scatter.zero / scatter.n
-    if diameter == "complete":
-        size2 = widest.exact(data.x)
-    else:
-        size2 = float((sums / np.maximum(scatter.count * (scatter.count - 1), 1)).max() ** 2)
-    gap2 = gap.exact(data.x)
-    return ratio(np.sqrt(gap2) if gap2 > smallest else 0.0, np.sqrt(size2) if size2 > smallest else 0.0)
+        found.see(part)
+    return found.value(data, moments.scatter())
 
 
 def silhouette(x: Any, labels: Any, tile: int = TILE) -> float:
@@ -88,29 +72,87 @@ def silhouette(x: Any, labels: Any, tile: int = TILE) -> float:
     classes = len(data.classes)
     if classes < 2:
         return float("nan")
-    moments = _moments(data)
-    sums = np.zeros((len(data.x), classes))
+    moments, found = _moments(data), _Silhouette(len(data.x), classes)
     for part in distances.tiles(data.x, data.codes, moments.mean, _checked(tile)):
-        apart = np.sqrt(part.squared, out=part.squared)
-        sums[part.first, part.j] += apart.sum(axis=1)
-        if not part.same_rows:
-            sums[part.second, part.i] += apart.sum(axis=0)
+        found.see(part)
+    return found.value(data, moments.scatter())
+
+
+def dunn_and_silhouette(x: Any, labels: Any, tile: int = TILE) -> tuple[float, float]:
+    """Return :func:`dunn` and :func:`silhouette` in the time of one of them: both go over the same distances."""
+    data = labelled(x, labels)
+    classes = len(data.classes)
+    if classes < 2:
+        return float("nan"), float("nan")
+    moments = _moments(data)
+    first, second = _Dunn(classes, "complete"), _Silhouette(len(data.x), classes)
+    for part in distances.tiles(data.x, data.codes, moments.mean, _checked(tile)):
+        first.see(part)
+        second.see(part)
     scatter = moments.scatter()
-    every, count = np.arange(len(data.x)), scatter.count[data.codes]
-    own = sums[every, data.codes] / np.maximum(count - 1, 1)
-    sums[every, data.codes] = np.inf
-    other = (sums / scatter.count).min(axis=1)
-    smallest = np.sqrt(scatter.zero / scatter.n)
-    own, other = (np.where(value <= smallest, 0.0, value) for value in (own, other))
-    with np.errstate(invalid="ignore"):
-        value = (other - own) / np.maximum(own, other)
-    return float(np.where(count == 1, 0.0, value).mean())
+    return first.value(data, scatter), second.value(data, scatter)
+
+
+def mean_davies_bouldin(moments: ClassMoments, x: np.ndarray, codes: np.ndarray) -> float:
+    """Return :func:`davies_bouldin` of checked rows whose moments by class are at hand; every class has rows."""
+    return moments.scatter().davies_bouldin(_mean_distances(x, codes, moments))
 
 
 def status(x: Any, labels: Any) -> str:
     """Return ``ok``, or the degenerate cases of the rows, joined by ``+``, in this order: ``one_class``, ``constant``,
     ``zero_between``, ``zero_within``, ``coincident_centroids``, ``no_within_df``, ``singleton_class``."""
     return _scatter(labelled(x, labels)).status
+
+
+class _Dunn:
+    """The smallest distance across classes and the largest diameter, tile by tile."""
+
+    def __init__(self, classes: int, diameter: str) -> None:
+        self._gap, self._widest = _Extreme(np.argmin, np.less), _Extreme(np.argmax, np.greater)
+        self._diameter, self._sums = diameter, np.zeros(classes)
+
+    def see(self, part: distances.Tile) -> None:
+        if part.i != part.j:
+            self._gap.see(part)
+        elif self._diameter == "complete":
+            self._widest.see(part)
+        else:
+            np.sqrt(part.squared, out=part.squared)
+            self._sums[part.i] += part.squared.sum() * (1 if part.same_rows else 2)
+
+    def value(self, data: Labelled, scatter: Scatter) -> float:
+        # The zero test of two centroids, for two rows.
+        smallest = scatter.zero / scatter.n
+        if self._diameter == "complete":
+            size2 = self._widest.exact(data.x)
+        else:
+            size2 = float((self._sums / np.maximum(scatter.count * (scatter.count - 1), 1)).max() ** 2)
+        gap2 = self._gap.exact(data.x)
+        return ratio(np.sqrt(gap2) if gap2 > smallest else 0.0, np.sqrt(size2) if size2 > smallest else 0.0)
+
+
+class _Silhouette:
+    """Sums of each row's distances to each class, tile by tile; the tile's squares are overwritten."""
+
+    def __init__(self, rows: int, classes: int) -> None:
+        self._sums = np.zeros((rows, classes))
+
+    def see(self, part: distances.Tile) -> None:
+        apart = np.sqrt(part.squared, out=part.squared)
+        self._sums[part.first, part.j] += apart.sum(axis=1)
+        if not part.same_rows:
+            self._sums[part.second, part.i] += apart.sum(axis=0)
+
+    def value(self, data: Labelled, scatter: Scatter) -> float:
+        sums, every, count = self._sums, np.arange(len(data.x)), scatter.count[data.codes]
+        own = sums[every, data.codes] / np.maximum(count - 1, 1)
+        sums[every, data.codes] = np.inf
+        other = (sums / scatter.count).min(axis=1)
+        smallest = np.sqrt(scatter.zero / scatter.n)
+        own, other = (np.where(value <= smallest, 0.0, value) for value in (own, other))
+        with np.errstate(invalid="ignore"):
+            value = (other - own) / np.maximum(own, other)
+        return float(np.where(count == 1, 0.0, value).mean())
 
 
 class _Extreme:
@@ -141,13 +183,13 @@ def _scatter(data: Labelled) -> Scatter:
     return _moments(data).scatter()
 
 
-def _mean_distances(data: Labelled, moments: ClassMoments) -> np.ndarray:
+def _mean_distances(x: np.ndarray, codes: np.ndarray, moments: ClassMoments) -> np.ndarray:
     """Return the mean distance of each class's rows to its centroid, ``(K,)``."""
-    sums, mean = np.zeros(len(data.classes)), moments.mean
-    for part in chunks(*data.x.shape):
-        codes = data.codes[part]
-        lengths = np.sqrt(((data.x[part] - mean[codes]) ** 2).sum(axis=1))
-        sums += np.bincount(codes, weights=lengths, minlength=len(sums))
+    sums, mean = np.zeros(moments.n_classes), moments.mean
+    for part in chunks(*x.shape):
+        apart = x[part] - mean[codes[part]]
+        lengths = np.sqrt(np.einsum("nd,nd->n", apart, apart))
+        sums += np.bincount(codes[part], weights=lengths, minlength=len(sums))
     return sums / moments.count
 
 

@@ -5,16 +5,14 @@ n rows, d width, A strata, G blocks. Class 0 is safe, 1 unsafe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from vlsae import statistics
-from vlsae.aqi import indices
+from vlsae.aqi import blocks, indices
 from vlsae.aqi.accumulators import ClassMoments
-from vlsae.aqi.crossfit import CrossfitAUROC, crossfit_auroc
+from vlsae.aqi.crossfit import CrossfitAUROC, directions, scored_auroc, scores_along
 from vlsae.aqi.design import Design
 from vlsae.aqi.effect import StratifiedEffect, stratified_of
 from vlsae.aqi.inputs import rows
@@ -25,14 +23,7 @@ from vlsae.statistics import Interval
 OWNED = 0.5
 
 #: The scalars of a stratified effect that get an interval.
-SCALARS = (
-    "stratified_delta_squared",
-    "stratified_omega_squared",
-    "macro_delta_squared",
-    "common_delta_squared",
-    "sharedness",
-    "pooled_delta_squared",
-)
+SCALARS = (*blocks.DISTANCES, *blocks.RATIOS)
 
 
 @dataclass(frozen=True)
@@ -40,7 +31,8 @@ class Layer:
     """What is known of a layer; a value that needs rows is None where only moments are at hand.
 
     ``intervals`` has those of the effect's scalars and, as ``strata``, of each stratum's δ²; ``scaled`` is the
-    stratified δ² after each coordinate is divided by its within-class deviation, ``dropped`` the coordinates without.
+    stratified δ² after each coordinate is divided by its within-class deviation, ``dropped`` the coordinates without;
+    ``noise`` was subtracted from the stratified δ²; ``noise_share`` is that of :func:`vlsae.aqi.blocks.share_of`.
     """
 
     site: str
@@ -52,6 +44,9 @@ class Layer:
     top_share: float
     scaled: Interval | None
     dropped: int
+    noise: float = float("nan")
+    noise_share: float = 1.0
+    scaled_noise_share: float = 1.0
     auroc: CrossfitAUROC | None = None
     scaled_auroc: CrossfitAUROC | None = None
     across: CrossfitAUROC | None = None
@@ -64,27 +59,33 @@ class Layer:
         return self.top_share > OWNED
 
 
-def layer_of(site: str, cells: ClassMoments, design: Design) -> Layer:
-    """Return what the moments of a layer's cells (block, stratum, class) give, with delete-a-block intervals."""
+def layer_of(site: str, cells: ClassMoments, design: Design, scaled: bool = True) -> Layer:
+    """Return what the moments of a layer's cells (block, stratum, class) give, with delete-a-block intervals.
+
+    Without ``scaled`` nothing is said of scaled rows.
+    """
     strata = design.n_strata
     every = np.arange(cells.n_classes)
     whole = cells.regroup(every % (2 * strata), 2 * strata)
     pooled = cells.regroup(every % 2, 2)
-    scaled, dropped = _scaled(cells, whole)
-    values = _nothing(strata)
-    if design.n_blocks:
-        values = _intervals(cells, design, _effects)
+    divided, dropped = _scaled(cells, whole) if scaled else (None, 0)
+    effect = stratified_of(whole)
+    values, noise = _intervals(cells, design, effect)
+    of_scaled = None if divided is None else _intervals(divided, design, _by_stratum(divided, design))[0]
     found = pooled.indices()
     return Layer(
         site=site,
         cells=cells,
-        effect=stratified_of(whole),
+        effect=effect,
         intervals=values,
         indices={name: found[name] for name in ("chi", "xbi", "dbs_rms", "eta2", "omega2")},
         status=pooled.scatter().status if pooled.count.any() else "one_class",
         top_share=whole.top_share(),
-        scaled=_stratified_interval(scaled, design),
+        scaled=None if of_scaled is None else of_scaled["stratified_delta_squared"],
         dropped=dropped,
+        noise=noise,
+        noise_share=_share(values, design),
+        scaled_noise_share=1.0 if of_scaled is None else _share(of_scaled, design),
     )
 
 
@@ -93,32 +94,21 @@ def measure(site: str, x: Any, design: Design, permuted: np.ndarray | None = Non
     values = rows(x)
     cells = ClassMoments(design.n_cells, values.shape[1]).update(values, design.cells)
     layer = layer_of(site, cells, design)
-    codes, strata, folds = design.codes, design.strata, design.folds
-    found = {**layer.indices, "dbs": indices.davies_bouldin(values, codes)}
+    codes, strata = design.codes, design.strata
+    pooled = cells.regroup(np.arange(cells.n_classes) % 2, 2)
+    dbs = indices.mean_davies_bouldin(pooled, values, codes) if pooled.count.all() else float("nan")
+    found = {**layer.indices, "dbs": dbs}
     if pairwise:
         found |= pairwise_indices(values, codes)
     test = None if permuted is None else permutation_test(values, codes, permuted, strata)
-    across = crossfit_auroc(values, codes, strata, strata) if len(np.unique(strata)) > 1 else None
-    plain = crossfit_auroc(values, codes, folds, strata)
-    return replace(
-        layer,
-        indices=found,
-        auroc=plain,
-        scaled_auroc=_scaled_auroc(values, cells, design),
-        across=across,
-        permutation=test,
-    )
+    plain, scaled, across = _aurocs(values, layer, design)
+    return replace(layer, indices=found, auroc=plain, scaled_auroc=scaled, across=across, permutation=test)
 
 
 def pairwise_indices(x: np.ndarray, codes: np.ndarray) -> dict[str, float]:
     """Return the indices that go over all pairs of rows: ``dunn`` and ``silhouette``."""
-    return {"dunn": indices.dunn(x, codes), "silhouette": indices.silhouette(x, codes)}
-
-
-def stratified_delta_squared(cells: ClassMoments, design: Design) -> float:
-    """Return the stratified δ² of cells."""
-    size = 2 * design.n_strata
-    return stratified_of(cells.regroup(np.arange(cells.n_classes) % size, size)).stratified_delta_squared
+    dunn, silhouette = indices.dunn_and_silhouette(x, codes)
+    return {"dunn": dunn, "silhouette": silhouette}
 
 
 def kept_cells(cells: ClassMoments, design: Design, blocks: np.ndarray) -> ClassMoments:
@@ -128,31 +118,19 @@ def kept_cells(cells: ClassMoments, design: Design, blocks: np.ndarray) -> Class
     return cells.regroup(np.where(np.isin(every // size, blocks), every % size, -1), size)
 
 
-def _effects(moments: ClassMoments) -> np.ndarray:
-    effect = stratified_of(moments)
-    return np.array([*(getattr(effect, name) for name in SCALARS), *effect.delta_squared])
+def _intervals(cells: ClassMoments, design: Design, effect: StratifiedEffect) -> tuple[dict[str, Interval], float]:
+    """Return an effect's intervals, without bounds where there are too few rows, and the noise taken off δ²."""
+    if design.n_blocks:
+        return blocks.intervals(cells, design, effect)
+    nothing, empty = float("nan"), np.zeros((0,))
+    several = np.full(design.n_strata, nothing)
+    found = {name: Interval(getattr(effect, name), nothing, nothing, nothing, empty) for name in SCALARS}
+    return {**found, "strata": Interval(effect.delta_squared, several, several, several, empty)}, nothing
 
 
-def _intervals(cells: ClassMoments, design: Design, statistic: Callable[[ClassMoments], Any]) -> dict[str, Interval]:
-    whole = statistics.jackknife(
-        lambda blocks: statistic(kept_cells(cells, design, blocks)), np.arange(design.n_blocks)
-    )
-    found = {name: _column(whole, number) for number, name in enumerate(SCALARS)}
-    return {**found, "strata": _column(whole, slice(len(SCALARS), None))}
-
-
-def _column(whole: Interval, place: Any) -> Interval:
-    estimate, error, low, high = (value[place] for value in whole[:4])
-    return Interval(estimate, error, low, high, whole.replicates[:, place])
-
-
-def _nothing(strata: int) -> dict[str, Interval]:
-    """Return intervals without bounds, where there are too few rows."""
-    nothing = float("nan")
-    several = np.full(strata, nothing)
-    empty = np.zeros((0,))
-    found = {name: Interval(nothing, nothing, nothing, nothing, empty) for name in SCALARS}
-    return {**found, "strata": Interval(several, several, several, several, empty)}
+def _by_stratum(cells: ClassMoments, design: Design) -> StratifiedEffect:
+    size = 2 * design.n_strata
+    return stratified_of(cells.regroup(np.arange(cells.n_classes) % size, size))
 
 
 def _scaled(cells: ClassMoments, whole: ClassMoments) -> tuple[ClassMoments | None, int]:
@@ -178,23 +156,39 @@ def _deviation(whole: ClassMoments) -> np.ndarray:
     return np.where(varies, np.sqrt(variance), 0.0)
 
 
-def _stratified_interval(cells: ClassMoments | None, design: Design) -> Interval | None:
-    if cells is None:
-        return None
-    if not design.n_blocks:
-        value = stratified_delta_squared(cells, design)
-        nothing = float("nan")
-        return Interval(value, nothing, nothing, nothing, np.zeros((0,)))
-    return statistics.jackknife(
-        lambda blocks: stratified_of(kept_cells(cells, design, blocks)).stratified_delta_squared,
-        np.arange(design.n_blocks),
+def _share(values: dict[str, Interval], design: Design) -> float:
+    pooled = values["pooled_delta_squared"]
+    return blocks.share_of(pooled, design) if design.n_blocks and len(pooled.replicates) else 1.0
+
+
+def _aurocs(
+    values: np.ndarray, layer: Layer, design: Design
+) -> tuple[CrossfitAUROC, CrossfitAUROC | None, CrossfitAUROC | None]:
+    """Return AUROC along the other folds' direction, the same of scaled rows, and along the other strata's."""
+    cells, strata, folds = layer.cells, design.n_strata, design.n_folds
+    every = np.arange(cells.n_classes)
+    by_fold = cells.regroup(every // (2 * strata) % folds * 2 + every % 2, 2 * folds)
+    by_stratum = cells.regroup(every % (2 * strata), 2 * strata)
+    deviation = _deviation(by_stratum)
+    ways = [directions(by_fold, folds)]
+    if (deviation > 0).any():
+        ways.append(directions(by_fold, folds, np.where(deviation > 0, deviation, np.inf)))
+    if strata > 1:
+        ways.append(directions(by_stratum, strata))
+    shift = np.zeros(cells.width) if cells.shift is None else cells.shift
+    scores = iter(
+        np.split(scores_along(values, np.concatenate(ways), shift), np.cumsum([len(way) for way in ways])[:-1], 1)
     )
+    rows = np.arange(len(values))
+    plain = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.noise_share)
+    scaled = None
+    if (deviation > 0).any():
+        scaled = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.scaled_noise_share)
+    if strata == 1:
+        return plain, scaled, None
+    return plain, scaled, _auroc(next(scores)[rows, design.strata], design.strata, design, layer.noise_share)
 
 
-def _scaled_auroc(values: np.ndarray, cells: ClassMoments, design: Design) -> CrossfitAUROC | None:
-    size = 2 * design.n_strata
-    deviation = _deviation(cells.regroup(np.arange(cells.n_classes) % size, size))
-    if not (deviation > 0).any():
-        return None
-    scale = np.where(deviation > 0, deviation, np.inf)
-    return crossfit_auroc(values, design.codes, design.folds, design.strata, scale)
+def _auroc(scores: np.ndarray, groups: np.ndarray, design: Design, noise_share: float) -> CrossfitAUROC:
+    found = scored_auroc(scores, design.codes == 0, groups, design.strata, noise_share)
+    return CrossfitAUROC(found.auroc, found.by_stratum, scores, found.standard_error, found.stratum_error)

@@ -111,7 +111,8 @@ class OnePass:
         names = np.unique(strata)
         for site in self._waiting[0][1]:
             scores = np.concatenate([part[site] for _, part in self._waiting])
-            found = scored_auroc(scores, positive, together, strata)
+            # A block is scored by those before it, so that its error owes nothing to theirs.
+            found = scored_auroc(scores, positive, together, strata, noise_share=0.0)
             above, below = (
                 np.bincount(strata[side], minlength=self.design.n_strata)[names] for side in (positive, ~positive)
             )
