@@ -36,7 +36,7 @@ LAYERS = (
         "sweep_record",
         "targets",
     },
-    {"bounds", "bundled", "errors", "lazy", "leaving", "memory", "threads"},
+    {"bounds", "bundled", "errors", "lazy", "leaving", "memory", "ranks", "threads"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -30,6 +30,8 @@ ENTRY_POINTS = "vlsae.plugins"
 #: (group, name) → class.
 registered: dict[tuple[str, str], type] = {}
 _allowed: set[str] = set()
+#: What was loaded, as another process can be told to load it.
+_references: list[str] = []
 
 Class = TypeVar("Class", bound=type)
 
@@ -65,7 +67,18 @@ def load(references: Iterable[str]) -> list[str]:
     Raises :class:`~vlsae.errors.MissingFile` for a file that is not there and :class:`~vlsae.errors.UserError` for
     a module that is not, and for a file whose name hides another module.
     """
-    return [_load_file(Path(one)) if _is_file(one) else _load_module(one) for one in references]
+    names = []
+    for one in references:
+        names.append(_load_file(Path(one)) if _is_file(one) else _load_module(one))
+        absolute = str(Path(one).expanduser().resolve()) if _is_file(one) else one
+        if absolute not in _references:
+            _references.append(absolute)
+    return names
+
+
+def references() -> list[str]:
+    """Return the plug-ins that were loaded, by absolute path or module, for a process that does the same work."""
+    return list(_references)
 
 
 def load_installed() -> None:
@@ -82,7 +95,7 @@ def is_allowed(module: str) -> bool:
 @contextlib.contextmanager
 def loaded(*modules: str) -> Iterator[None]:
     """Allow modules that are imported already; what is loaded and registered within the context ends with it."""
-    before, classes = set(_allowed), dict(registered)
+    before, classes, named = set(_allowed), dict(registered), list(_references)
     _allowed.update(modules)
     try:
         yield
@@ -93,6 +106,7 @@ def loaded(*modules: str) -> Iterator[None]:
         _allowed.update(before)
         registered.clear()
         registered.update(classes)
+        _references[:] = named
 
 
 def _is_file(reference: str) -> bool:

@@ -7,18 +7,23 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
+from typing import Any
 
 from vlsae.errors import UserError
+from vlsae.leaving import end_with_parent
 from vlsae.runs import Run
 from vlsae.runs.run import one_line
 
 logger = logging.getLogger(__name__)
 
 LOG = "log.txt"
+
+#: How long a rank that has lost another one waits to be ended.
+LEFT_ALONE_SECONDS = 60.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -50,7 +55,7 @@ def _work(run: Run, log: logging.Handler) -> None:
     from vlsae.config import load, resolved
     from vlsae.loggers import started
     from vlsae.memory import shortage_told
-    from vlsae.stages.launch import stage_module
+    from vlsae.stages.launch import ranks_for, stage_module
 
     logger.info("%s starts", run.id)
     try:
@@ -58,7 +63,11 @@ def _work(run: Run, log: logging.Handler) -> None:
         # A training hands its logger to the loop; of other stages what came out is logged.
         logs = "logger" in config and not getattr(module, "LOGS_ITSELF", False)
         with shortage_told(run.not_reproducible), started(config, run) if logs else nullcontext():
-            module.run(config, run)
+            count = ranks_for(run.stage, config)
+            if count == 1:
+                module.run(config, run)
+            else:
+                _by_ranks(module, config, run, count)
     except KeyboardInterrupt:
         logger.warning("%s was interrupted; `vlsae runs resume %s` goes on", run.id, run.id)
         raise
@@ -69,6 +78,58 @@ def _work(run: Run, log: logging.Handler) -> None:
         log.handle(logging.LogRecord(logger.name, logging.ERROR, __file__, 0, text, None, trace))
         raise
     logger.info("%s has finished its work", run.id)
+
+
+def _by_ranks(module: ModuleType, config: Mapping[str, Any], run: Run, count: int) -> None:
+    """Make what the stage reads from, then run it in several processes while this one holds the run."""
+    from vlsae import plugins
+    from vlsae.stages.hardware import threads_of_a_rank
+    from vlsae.stages.torchrun import run_by_ranks
+    from vlsae.stages.upstream import require
+
+    for stage, upstream in module.parents(config):
+        require(stage, upstream, run)
+    logger.info("%s works in %d processes", run.id, count)
+    run_by_ranks(run, count, threads_of_a_rank(config, count), plugins.references())
+    run.refresh()
+    know = getattr(module, "know_files", None)
+    if know is not None:
+        know(run)
+
+
+def run_rank(path: Path) -> None:
+    """Run this rank's share of a stage in a run that the process which started the ranks holds; rank 0 alone writes."""
+    from vlsae import ranks
+    from vlsae.config import load, resolved
+    from vlsae.memory import shortage_told
+    from vlsae.stages.hardware import device_of
+    from vlsae.stages.launch import stage_module
+    from vlsae.stages.torchrun import was_left_alone, write_failure
+
+    # Whatever a rank has written is whole or will be written again: it may end at once.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    end_with_parent()
+    try:
+        config = resolved(load(path))
+        with ranks.joined(cuda=device_of(config).startswith("cuda")):
+            run = Run.lent(path, writes=ranks.is_first())
+            logs = _log_file(path / LOG) if ranks.is_first() else _errors_alone()
+            with logs, shortage_told(run.not_reproducible):
+                stage_module(run.stage).run(config, run)
+    except Exception as error:
+        write_failure(error)
+        if was_left_alone(error):
+            # Whoever started the ranks ends this one as soon as it sees which of them is gone.
+            time.sleep(LEFT_ALONE_SECONDS)
+        raise
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Leave it to rank 0 to tell of the work."""
+    logging.getLogger("vlsae").setLevel(logging.ERROR)
+    yield
 
 
 def _end(run: Run, error: BaseException) -> None:
@@ -152,16 +213,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(words)
 
-    from vlsae import plugins
-    from vlsae.commands.failures import explain
+    from vlsae import plugins, ranks
+    from vlsae.commands.failures import MENDABLE, explain
     from vlsae.commands.stage import set_up_logging
 
     set_up_logging(options.debug)
     try:
         plugins.load_installed()
         plugins.load(options.plugin)
-        run_stage(options.run_dir)
+        if ranks.started_by_torchrun():
+            run_rank(Path(options.run_dir))
+        else:
+            run_stage(options.run_dir)
     except BaseException as error:
+        if ranks.started_by_torchrun() and isinstance(error, UserError):
+            return MENDABLE
         return explain(error, words)
     return 0
 

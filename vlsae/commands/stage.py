@@ -83,19 +83,13 @@ def compose_checked(stage: str, overrides: Sequence[str], config_dir: Path | Non
 
 
 def check_parts(config: Any) -> None:
-    """Check each node's values against its class, and that the hardware is one this version works on."""
+    """Check each node's values against its class."""
     from vlsae.config import check_values, resolved
     from vlsae.settings import check_whole
 
     content = resolved(config)
     check_whole(content)
     check_values(content)
-    ranks = content.get("hardware", {}).get("ranks", 1)
-    if ranks != 1:
-        raise UserError(
-            f"hardware.ranks is {'every GPU' if ranks is None else ranks}: this version works in one process.",
-            "Use hardware=gpu or hardware=cpu; a sweep runs side by side with -m launcher=joblib.",
-        )
 
 
 def command_line() -> list[str]:

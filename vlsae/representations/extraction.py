@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vlsae import ranks
 from vlsae.datasets.base import sample_splits
 from vlsae.errors import UserError
 from vlsae.memory import Pieces
@@ -62,8 +63,10 @@ def extract_rows(
     worker_timeout: float = ahead.TIMEOUT,
     attributes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the store of the first ``samples`` shard by shard, after the last whole shard of an interrupted extraction.
+    """Write the store of the first ``samples`` shard by shard, those that an interrupted extraction left to do.
 
+    Shards are dealt to the ranks in turn, each to be written whole, so that the store is one process's byte by byte; the
+    first rank finishes it.
     ``workers`` decode and prepare batches while the model runs, processes where the images lie in files and threads
     otherwise; they change no number. Raises ``UserError`` for sites whose rows do not fit together, for values that are
     not finite, and for a worker process that ends or takes more than ``worker_timeout`` seconds over a batch.
@@ -78,12 +81,13 @@ def extract_rows(
     writer = StoreWriter(path, sites=infos, shard_samples=shard_samples, dtype=dtype, attributes=dict(attributes or {}))
     splits = sample_splits(dataset, samples, split)
     work = _Work(model, dataset, list(sites), tokens, thumbnails, workers, worker_timeout)
-    shards = range(writer.next_shard, -(-samples // shard_samples))
+    missing = writer.missing(-(-samples // shard_samples))
+    shards = missing[ranks.rank() :: ranks.size()]
     spans = [range(number * shard_samples, min((number + 1) * shard_samples, samples)) for number in shards]
     batches = [[span[i : i + batch_size] for i in range(0, len(span), batch_size)] for span in spans]
-    done = min(writer.next_shard * shard_samples, samples)
+    done = samples - sum(min(shard_samples, samples - number * shard_samples) for number in missing)
     with (
-        progress("extract", samples, "samples", done) as advance,
+        progress("extract", done + sum(map(len, spans)), "samples", done) as advance,
         ahead.explained(),
         closing(work.prepared([rows for several in batches for rows in several])) as prepared,
     ):
@@ -95,7 +99,9 @@ def extract_rows(
                 rows=_row_tables(sites, parts, splits),
                 values={site: torch.cat([rows[site].values for _, rows in parts]) for site in sites},
             )
-    writer.finish()
+    ranks.barrier()
+    if ranks.is_first():
+        writer.finish()
 
 
 def _check_row_kinds(known: Mapping[str, Site], sites: Sequence[str], tokens: TokenSelection) -> None:

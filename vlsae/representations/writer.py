@@ -39,7 +39,8 @@ from vlsae.runs.files import dump_json, plain, write_atomic
 class StoreWriter:
     """Writes sites into a new store, into one that was interrupted, or beside the sites of a finished one.
 
-    A shard is a fixed number of samples, so its bytes depend on nothing but them. One process writes a store at a time.
+    A shard is a fixed number of samples, so its bytes depend on nothing but them. Several processes may write shards of
+    their own at a time; one of them finishes the store when all are done.
     """
 
     def __init__(
@@ -86,6 +87,10 @@ class StoreWriter:
         while self._is_whole(shard):
             shard += 1
         return shard
+
+    def missing(self, shards: int) -> list[int]:
+        """Return which of the first ``shards`` are not whole: those to write."""
+        return [shard for shard in range(shards) if not self._is_whole(shard)]
 
     def write_shard(
         self, number: int, *, samples: pa.Table, rows: Mapping[str, pa.Table], values: Mapping[str, Tensor]
@@ -140,6 +145,7 @@ class StoreWriter:
 
         Raises :class:`~vlsae.errors.UserError` where shards are missing.
         """
+        self._records |= self._read_records()
         if self.index is None or not set(self.sites) <= set(self.index.sites):
             self.index = self._joined(self.index)
             self._remove_left_overs()

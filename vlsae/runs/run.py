@@ -13,7 +13,7 @@ from vlsae.errors import UserError
 from vlsae.runs.environment import mask_values, now, package_versions
 from vlsae.runs.inventory import KnownDigest, inventory, know
 from vlsae.runs.latest import move_latest
-from vlsae.runs.locks import PATIENCE_SECONDS, RUN_LOCK, lock_file
+from vlsae.runs.locks import PATIENCE_SECONDS, RUN_LOCK, is_held, lock_file
 from vlsae.runs.manifest import DONE, FAILED, INTERRUPTED, RUNNING, read_manifest, write_manifest
 from vlsae.runs.metrics import MetricsLog, write_summary
 
@@ -29,6 +29,7 @@ class Run:
         self._lock = lock_file(path / RUN_LOCK)
         self._metrics = MetricsLog(path)
         self._known: dict[str, KnownDigest] = {}
+        self._lent = False
 
     @classmethod
     def load(cls, path: Path) -> Run:
@@ -53,6 +54,18 @@ class Run:
         except BaseException:
             run.release()
             raise
+        return run
+
+    @classmethod
+    def lent(cls, path: Path, *, writes: bool) -> Run:
+        """Return a run to work in while the process that started this one holds its lock; some only seem to write.
+
+        Raises ``UserError`` where nobody holds it.
+        """
+        run = (cls if writes else _Watched).load(path)
+        if not is_held(run.path / RUN_LOCK):
+            raise UserError(f"No process holds {run.id}.", f"Use `vlsae runs resume {run.id}`, which starts the ranks.")
+        run._lent = True
         return run
 
     @property
@@ -150,8 +163,12 @@ class Run:
         write_manifest(self.path, manifest)
         self.manifest = manifest
 
+    def refresh(self) -> None:
+        """Read what another process to which the run was lent has noted in its manifest."""
+        self.manifest = read_manifest(self.path)
+
     def _must_hold(self) -> None:
-        if not self.held:
+        if not self.held and not self._lent:
             raise RuntimeError(f"{self.id} is written to without its lock; open it by Run.open.")
 
     def _warn_of_changed_packages(self) -> None:
@@ -159,6 +176,22 @@ class Run:
         changed = [f"{name} {before.get(name)} → {here.get(name)}" for name in _differing(before, here)]
         if changed:
             logger.warning("%s is resumed with other versions: %s.", self.id, ", ".join(changed))
+
+
+class _Watched(Run):
+    """A run that another rank writes: what this one has to say of it is left out."""
+
+    def log_metrics(self, step: int, epoch: float, split: str, **values: Any) -> None:
+        """Do nothing."""
+
+    def truncate_metrics(self, step: int) -> None:
+        """Do nothing."""
+
+    def write_summary(self, metrics: Mapping[str, Any], **extra: Any) -> None:
+        """Do nothing."""
+
+    def _update(self, **fields: Any) -> None:
+        self.manifest = {**self.manifest, **fields}
 
 
 def one_line(error: BaseException | str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlsae import ranks
 from vlsae.stages.hardware import device_of, load_model, set_threads, use_hardware
 from vlsae.stages.launch import Estimate, Step
 
@@ -129,10 +130,26 @@ def run(config: Mapping[str, Any], run: Run) -> None:
         workers=config["hardware"]["workers"],
         attributes=run.manifest["identity"]["digests"],
     )
+    counts = ranks.add_up(model.input_counts())
+    if not ranks.is_first():
+        return
     run.set_fingerprint(run.manifest["fingerprint"], {**run.manifest["identity"], "expanded_sites": sites})
     store = Store.open(path)
     note_store(run, store, model)
-    _summarise(run, store, dataset, model)
+    _summarise(run, store, dataset, counts)
+
+
+def shared_by_ranks(config: Mapping[str, Any]) -> bool:
+    """Tell whether several processes share the stage: each writes whole shards of the store."""
+    return True
+
+
+def know_files(run: Run) -> None:
+    """Hand the digests of a run's store to the run, so that they are not taken again."""
+    from vlsae.representations import Store
+
+    store = Store.open(run.path / "representations")
+    run.know_digests({f"{store.path.name}/{name}": facts["sha256"] for name, facts in store.index.files.items()})
 
 
 def note_store(run: Run, store: Store, model: Model) -> None:
@@ -142,7 +159,7 @@ def note_store(run: Run, store: Store, model: Model) -> None:
     """
     from vlsae.runs.files import write_json
 
-    run.know_digests({f"{store.path.name}/{name}": facts["sha256"] for name, facts in store.index.files.items()})
+    know_files(run)
     if "language" in store.streams and "token" in store.row_table("language").column_names:
         ids = sorted(set(store.row_table("language").column("token").unique().to_pylist()) - {-1})
         write_json(run.path / "tokens.json", model.token_texts(ids))
@@ -155,7 +172,7 @@ def selection(settings: Mapping[str, Any]) -> TokenSelection:
     return TokenSelection(**settings["tokens"])
 
 
-def _summarise(run: Run, store: Store, dataset: Dataset, model: Model) -> None:
+def _summarise(run: Run, store: Store, dataset: Dataset, counts: Mapping[str, int]) -> None:
     from vlsae.representations import position_norms
     from vlsae.runs import Measure
 
@@ -164,7 +181,7 @@ def _summarise(run: Run, store: Store, dataset: Dataset, model: Model) -> None:
     metrics["samples"] = Measure(store.samples.num_rows, "samples")
     metrics["pairs"] = Measure(len(store.pairs), "pairs")
     metrics["skipped"] = Measure(len(dataset.skipped), "samples")
-    for name, count in model.input_counts().items():
+    for name, count in counts.items():
         metrics[name] = Measure(count, "inputs")
         if count:
             logger.warning("%s: %d of the inputs read", name, count)

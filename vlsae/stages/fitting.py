@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vlsae import ranks
 from vlsae.progress import progress
 from vlsae.stages.hardware import device_of
 
@@ -52,7 +53,7 @@ def fit_in_run(
             schedule=settings["schedule"],
             warmup_epochs=settings["warmup_epochs"],
             run_directory=folder,
-            log=log,
+            log=log if ranks.is_first() else None,
             validation=readers["validation"],
             patience=settings["patience"],
             checkpoint_every=settings["checkpoint_every"],
@@ -60,9 +61,9 @@ def fit_in_run(
             clip=settings["clip"],
             seed=config["seed"],
             resume=True,
-            progress=advance,
+            progress=advance if ranks.is_first() else None,
             on_resume=lambda step: run.truncate_metrics(step),
-            keep=None if prefix else keeper(objective, run.path, total, settings["keep"]),
+            keep=None if prefix or not ranks.is_first() else keeper(objective, run.path, total, settings["keep"]),
         )
 
 

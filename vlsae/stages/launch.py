@@ -57,11 +57,24 @@ def describe(stage: str, config: Mapping[str, Any]) -> Step:
     from vlsae.runs import fingerprint
 
     module = stage_module(stage)
+    ranks_for(stage, config)
     parents = [describe(name, upstream) for name, upstream in module.parents(config)]
     identity, digests = module.identity(config), module.digests(config)
     digest = fingerprint(stage, module.SCHEMA, identity, [parent.fingerprint for parent in parents], digests)
     name = config["name"] or module.run_name(config)
     return Step(stage, name, identity, digests, digest, {**config, "stage": stage}, parents)
+
+
+def ranks_for(stage: str, config: Mapping[str, Any]) -> int:
+    """Return how many processes share a stage; 1 for one whose work is not divided, whatever its upstream takes.
+
+    ``UserError`` for ranks that are not there and for work that ranks would do wrong.
+    """
+    from vlsae.stages.hardware import ranks_of
+
+    count = ranks_of(config)
+    shared = getattr(stage_module(stage), "shared_by_ranks", None)
+    return count if count > 1 and shared is not None and shared(config) else 1
 
 
 def plan(cfg: DictConfig) -> list[dict[str, Any]]:

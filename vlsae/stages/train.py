@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlsae import ranks
 from vlsae.errors import UserError
 from vlsae.stages.fitting import fit_in_run, seeded
 from vlsae.stages.hardware import use_hardware
@@ -109,13 +111,36 @@ def source(config: Mapping[str, Any]) -> str:
 
 def run(config: Mapping[str, Any], run: Run) -> None:
     """Train, evaluate on held-out rows, and write what came out."""
-    from vlsae.loggers import started
+    from vlsae.loggers import NoLogger, started
     from vlsae.stages.train_learner import train_learner
 
     use_hardware(config, run)
     train = train_learner if source(config) == "samples" else train_dictionary
-    with started(config, run) as second:
+    with started(config, run) if ranks.is_first() else nullcontext(NoLogger()) as second:
         train(config, run, second)
+
+
+def shared_by_ranks(config: Mapping[str, Any]) -> bool:
+    """Tell whether several processes share the training, each with a part of every batch; a fit in one go is one's.
+
+    Raises ``UserError`` for objectives and sources that do not come to one process's numbers so.
+    """
+    from vlsae.config import target_class
+    from vlsae.dictionaries.fit import Fit
+
+    objective = target_class(config["objective"])
+    if issubclass(objective, Fit):
+        return False
+    what = None
+    if not getattr(objective, "over_ranks", False):
+        what = f"objective {objective.__name__} learns from whole batches"
+    elif source(config) == "live":
+        what = "train.source=live reads a model's rows in one process"
+    elif config["train"]["unpaired"] and "." not in str(config["train"]["sites"]):
+        what = "train.unpaired=true reads two streams of different lengths"
+    if what is not None:
+        raise UserError(f"hardware.ranks={config['hardware']['ranks']}: {what}.", "Use hardware.ranks=1.")
+    return True
 
 
 def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> None:
@@ -139,10 +164,13 @@ def train_dictionary(config: Mapping[str, Any], run: Run, second: Logger) -> Non
     if not tokens and _needs_auxiliary(store, sites, settings):
         auxiliary = _fit_auxiliary(store, sites, config, run, second)
         readers = {split: reader.mapped(auxiliary.encode) for split, reader in readers.items()}
-        auxiliary.save_pretrained(run.path / "auxiliary")
+        if ranks.is_first():
+            auxiliary.save_pretrained(run.path / "auxiliary")
     width = auxiliary.width if auxiliary is not None else _common_width(store, sites)
     objective, readers = made(config, store, readers, width)
     dictionary, making = learned(objective, readers, config, run, second)
+    if not ranks.is_first():
+        return
     dictionary.save_pretrained(run.path / "dictionary")
     rows = held_out.rows(
         store,
@@ -171,7 +199,7 @@ def _stored(config: Mapping[str, Any], run: Run) -> tuple[str, Any]:
 
     upstream = require("extract", _extraction(config), run)
     store = Store.open(upstream.path / "representations")
-    if config["verify"] or store.bytes <= VERIFIED_BYTES:
+    if ranks.is_first() and (config["verify"] or store.bytes <= VERIFIED_BYTES):
         store.verify()
     return upstream.id, store if config["limit"] is None else store.limit(config["limit"])
 

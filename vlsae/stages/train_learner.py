@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vlsae import ranks
+
 if TYPE_CHECKING:
     from vlsae.loggers import Logger
     from vlsae.runs import Run
@@ -12,13 +14,16 @@ if TYPE_CHECKING:
 
 def train_learner(config: Mapping[str, Any], run: Run, second: Logger) -> None:
     """Train a learner, keep its best weights under ``model/`` and take its own measures on held-out samples."""
-    from vlsae.config import build
+    from vlsae.config import build, target_class
     from vlsae.reporting import write_report
+    from vlsae.signatures import parameters_of
     from vlsae.stages.fitting import fit_in_run, seeded, training_metrics
     from vlsae.training.samples import SampleReader
 
     dataset, settings = build(config["dataset"]), config["train"]
-    learner = seeded(config["seed"], lambda: build(config["objective"]))
+    taken = parameters_of(target_class(config["objective"]))
+    given = {"dataset": dataset} if "dataset" in taken else {}
+    learner = seeded(config["seed"], lambda: build(config["objective"], **given))
     readers = {
         split: SampleReader(
             dataset,
@@ -34,6 +39,8 @@ def train_learner(config: Mapping[str, Any], run: Run, second: Logger) -> None:
         for split in ("train", "validation")
     }
     result = fit_in_run(learner, readers, config, run, second)
+    if not ranks.is_first():
+        return
     product = learner.cpu().product()
     product.save_pretrained(run.path / "model")
     metrics = training_metrics(result, learner.loss_unit)

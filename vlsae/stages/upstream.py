@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlsae import ranks
 from vlsae.errors import UserError
 from vlsae.stages.launch import ASK_ABOVE, Step, describe, execute, stage_module
 
@@ -37,6 +38,8 @@ def require(stage: str, config: Mapping[str, Any], run: Run) -> Run:
     """
     from vlsae.runs import fingerprint_lock, input_run
 
+    if ranks.size() > 1 and not config.get("run"):
+        return _recorded(stage, run)
     if config.get("run"):
         named = input_run(config["run"], run.root, stage)
         run.add_parent(named.id)
@@ -55,6 +58,12 @@ def require(stage: str, config: Mapping[str, Any], run: Run) -> Run:
             logger.info("reusing %s", found.id)
     run.add_parent(found.id)
     return found
+
+
+def _recorded(stage: str, run: Run) -> Run:
+    """Return the upstream run that the process which started the ranks has found or made."""
+    own = next(one for one in run.manifest["parents"] if one.startswith(f"{stage}/"))
+    return type(run).load(run.root / own)
 
 
 def confirm(root: Path, step: Step, config: Mapping[str, Any]) -> None:
