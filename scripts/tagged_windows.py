@@ -1,8 +1,9 @@
 """Write windows of words from tagged text (CoNLL-U) as a table for ``dataset=text``.
 
-Use: python scripts/tagged_windows.py IN.conllu OUT.csv
+Use: python scripts/tagged_windows.py IN.conllu OUT.csv [--text OUT.txt]
 
 Each row holds the words before one word, and two classes: of the window's last word and of the word that comes next.
+``--text`` also writes the words alone, a sentence a line, to train a network on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("--words", type=int, default=9, help="words of a window")
+    parser.add_argument("--text", type=Path, help="a file for the words alone")
     options = parser.parse_args()
+    if options.text:
+        lines = (" ".join(word for word, _ in words) for words in sentences(options.source))
+        options.text.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with options.target.open("w", encoding="utf-8", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["text", "last_class", "next_class", "group"])

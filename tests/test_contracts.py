@@ -16,9 +16,10 @@ from tiny_vlm import write_vlm
 
 from vlsae import plugins
 from vlsae.config import build, compose, resolved, target_class
-from vlsae.datasets import Shapes
+from vlsae.datasets import Shapes, Text
 from vlsae.datasets.safety_mini import BUNDLED as PROMPTS
 from vlsae.groups import choices, groups
+from vlsae.learners.word_lstm import WordLSTM
 from vlsae.models import CLIP
 from vlsae.signatures import check_settings, settings_of
 from vlsae.testing import ContractError, check
@@ -87,6 +88,8 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
     network = tmp_path_factory.mktemp("network") / "network.safetensors"
     save_file(get_model(NETWORK, weights=None).state_dict(), network)
     language_model = write_lm(tmp_path_factory.mktemp("lm"))
+    words = tmp_path_factory.mktemp("words")
+    WordLSTM(dataset=Text(), words=60, window=3, word_width=4, width=5).save_pretrained(words)
     vision_language_model = write_vlm(tmp_path_factory.mktemp("vlm"))
     return {
         "captions": {"path": str(folder)},
@@ -103,6 +106,7 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         "vit": {"checkpoint": f"path:{clip}"},
         "torch_module": {"checkpoint": f"path:{network}", "architecture": NETWORK},
         "next_token": {"architecture": str(language_model)},
+        "model=word_lstm": {"checkpoint": f"path:{words}"},
         "mixture": {
             "parts": "[{_target_: vlsae.datasets.Shapes, n: 8}, {_target_: vlsae.datasets.Shapes, seed: 1, n: 4}]"
         },
@@ -116,9 +120,14 @@ def node_of(group: str, name: str, extra: dict[str, str] | None = None) -> dict:
     return resolved(compose(STAGE_OF[group], [f"{group}={name}", *words]))[group]
 
 
+def _needed(needed: dict[str, dict[str, str]], group: str, name: str) -> dict[str, str]:
+    """Return the settings that a configuration needs; a model and an objective may have one name."""
+    return needed.get(f"{group}={name}", needed.get(name, {}))
+
+
 @pytest.mark.parametrize(("group", "name"), CONFIGS)
 def test_keys_and_values_are_the_signatures(group, name, needed):
-    node = node_of(group, name, needed.get(name))
+    node = node_of(group, name, _needed(needed, group, name))
     cls = target_class(node)
     assert set(node) - {"_target_"} == set(settings_of(cls))
     check_settings(f"{group}={name}", {key: value for key, value in node.items() if key != "_target_"}, cls)
@@ -126,8 +135,8 @@ def test_keys_and_values_are_the_signatures(group, name, needed):
 
 @pytest.mark.parametrize(("group", "name"), CONFIGS)
 def test_every_configuration_builds(group, name, needed):
-    node = node_of(group, name, needed.get(name))
-    runtime = {"width": 6, "classes": ["a", "b"], "model": CLIP(**needed["clip"])}
+    node = node_of(group, name, _needed(needed, group, name))
+    runtime = {"width": 6, "classes": ["a", "b"], "model": CLIP(**needed["clip"]), "dataset": Text()}
     assert isinstance(build(node, **runtime), target_class(node))
 
 
@@ -136,7 +145,9 @@ def test_every_configuration_builds(group, name, needed):
     [one for one in CONFIGS if one[0] != "logger" and "clip_" not in one[1] and one[1] not in ELSEWHERE],
 )
 def test_contract(group, name, needed):
-    settings = dict(needed.get(name, {}))
+    settings: dict[str, Any] = dict(_needed(needed, group, name))
+    if (group, name) == ("objective", "word_lstm"):
+        settings["dataset"] = Text()
     if group == "dataset" and name.startswith("shapes"):
         settings["n"] = 12
     if group == "task":
@@ -151,7 +162,7 @@ def test_contract(group, name, needed):
         settings["n_concepts"] = 8
     if name == "mixture":
         settings["parts"] = [Shapes(n=8), Shapes(n=4, seed=1)]
-    check(target_class(node_of(group, name, needed.get(name))), **settings)
+    check(target_class(node_of(group, name, _needed(needed, group, name))), **settings)
 
 
 def test_every_group_is_known():

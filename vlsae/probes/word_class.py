@@ -5,7 +5,8 @@ Shapes: n samples, d columns, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,7 +20,10 @@ from vlsae.probes.separability import gdv
 from vlsae.probes.targets import Target, Targets
 from vlsae.progress import progress
 from vlsae.result import HeatMap, Measure, Plot, Result, Series, Table
-from vlsae.statistics import jackknife, permutation_p_value
+from vlsae.statistics import Interval, jackknife, permutation_p_value
+
+#: What the network with weights drawn anew is called.
+UNTRAINED = "untrained"
 
 #: Blocks of groups that the jackknife leaves out.
 BLOCKS = 10
@@ -30,7 +34,7 @@ class WordClass(Probe):
 
     Each sample is one row: take the last token's (``extract.tokens.pooling=last``). Texts that repeat count once.
     Classes of fewer than ``fewest`` samples are left out; at most ``rows`` samples are drawn. ``map`` draws the rows of
-    each site on a plane.
+    each site on a plane. ``untrained`` puts the same network with weights drawn anew beside it.
     """
 
     def __init__(
@@ -41,17 +45,28 @@ class WordClass(Probe):
         fewest: Annotated[int, Range(2, None)] = 15,
         permutations: Annotated[int, Range(19, None)] = 99,
         map: Annotated[str, OneOf("pca", "mds", "none")] = "pca",
+        untrained: bool = True,
     ) -> None:
         self.targets, self.rows, self.fewest, self.permutations, self.map = targets, rows, fewest, permutations, map
+        self.untrained = untrained
 
     def check(self, targets: Targets) -> None:
         """Raise ``UserError`` for targets that are not there or of no classes, and for classes that are too small."""
         for one in self._targets(targets):
             self._chosen(one, targets, 0)
 
+    def variants(
+        self, model: Mapping[str, Any], dataset: Mapping[str, Any], runs: Path | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Return the extraction by the network with weights drawn anew."""
+        if not self.untrained:
+            return {}
+        return {UNTRAINED: {"model": {"_target_": "vlsae.models.untrained.Untrained", "exact": dict(model)}}}
+
     def measure(self, representations: Representations, targets: Targets) -> Result:
         """Return each site's discrimination value with its jackknife interval, and those of shuffled classes."""
         values: list[list[Any]] = []
+        without: list[list[Any]] = []
         distances: list[list[Any]] = []
         plots: list[Plot | HeatMap] = []
         notes = []
@@ -71,17 +86,23 @@ class WordClass(Probe):
                     distances += _distances(site, one, x, numbers)
                     maps += self._series(site, one, x, numbers, representations.seed)
                     advance(1, site)
+                for site, rows in representations.variants.get(UNTRAINED, ()):
+                    bare = _jackknifed(rows_by_sample(rows, chosen), numbers, blocks)
+                    without.append([site, one.name, float(bare.estimate), float(bare.low), float(bare.high)])
                 if maps:
                     title = f"{one.name} on a plane of each site"
                     plots.append(Plot(f"map_{one.name}", title, "first", "second", maps, "scatter", MAPS))
         metrics = {f"gdv/{row[1]}/{row[0]}": Measure(row[2], "GDV", row[3], row[4]) for row in values}
         metrics |= {f"shuffled/{row[1]}/{row[0]}": Measure(row[5], "GDV", row[6], row[7]) for row in values}
+        metrics |= {f"untrained/{row[1]}/{row[0]}": Measure(row[2], "GDV", row[3], row[4]) for row in without}
         tables = [
             Table("sites", "Discrimination of classes at each site", VALUE_COLUMNS, values, VALUES, shown=True),
             Table("distances", "Mean distances within and between classes", DISTANCE_COLUMNS, distances, DISTANCES),
         ]
+        if without:
+            tables.append(Table("untrained", "The same network untrained", UNTRAINED_COLUMNS, without, VALUES))
         headline = [f"gdv/{row[1]}/{row[0]}" for row in values][:12]
-        return Result(metrics, tables, [_plot(values), *plots], notes, headline)
+        return Result(metrics, tables, [_plot(values, without), *plots], notes, headline)
 
     def _targets(self, targets: Targets) -> list[Target]:
         known = targets.select(self.targets)
@@ -117,7 +138,7 @@ class WordClass(Probe):
 
     def _value(self, x: np.ndarray, numbers: np.ndarray, blocks: np.ndarray, seed: int) -> list[float]:
         """Return the value with its interval, mean and ends of shuffled classes, and the p-value of no order."""
-        found = jackknife(lambda rows: gdv(x[rows], numbers[rows]).value, blocks)
+        found = _jackknifed(x, numbers, blocks)
         generator = np.random.default_rng(seed)
         null = np.array([gdv(x, generator.permutation(numbers)).value for _ in range(self.permutations)])
         # Classes lie apart where the value is low.
@@ -134,6 +155,10 @@ class WordClass(Probe):
             Series(target.classes[number], flat[own, 0].tolist(), flat[own, 1].tolist(), panel=site)
             for number, own in ((number, numbers == number) for number in np.unique(numbers))
         ]
+
+
+def _jackknifed(x: np.ndarray, numbers: np.ndarray, blocks: np.ndarray) -> Interval:
+    return jackknife(lambda rows: gdv(x[rows], numbers[rows]).value, blocks)
 
 
 def _plane(x: np.ndarray, kind: str, seed: int) -> np.ndarray:
@@ -161,7 +186,7 @@ def _distances(site: str, target: Target, x: np.ndarray, numbers: np.ndarray) ->
     return within + between
 
 
-def _plot(values: Sequence[Sequence[Any]]) -> Plot:
+def _plot(values: Sequence[Sequence[Any]], without: Sequence[Sequence[Any]]) -> Plot:
     series = []
     for stream in dict.fromkeys(row[0].split(".")[0] for row in values):
         for target in dict.fromkeys(row[1] for row in values):
@@ -170,10 +195,15 @@ def _plot(values: Sequence[Sequence[Any]]) -> Plot:
             for label, start in (("classes", 2), ("shuffled", 5)):
                 value, low, high = ([row[start + k] for row in own] for k in range(3))
                 series.append(Series(label, x, value, low, high, f"{stream}: {target}"))
+            bare = {row[0]: row[2:5] for row in without if row[1] == target}
+            if bare:
+                value, low, high = ([bare[row[0]][k] for row in own] for k in range(3))
+                series.append(Series(UNTRAINED, x, value, low, high, f"{stream}: {target}"))
     return Plot("gdv", "Discrimination of classes by layer", "layer", "GDV", series, "lines", VALUES, {"none": 0.0})
 
 
 VALUE_COLUMNS = ["site", "target", "GDV", "low", "high", "shuffled", "shuffled low", "shuffled high", "p"]
+UNTRAINED_COLUMNS = ["site", "target", "GDV", "low", "high"]
 DISTANCE_COLUMNS = ["site", "target", "class", "other class", "distance"]
 VALUES = (
     "0: classes do not lie apart, −1: perfectly. 95 % jackknife intervals over blocks of groups; shuffled: mean and "
