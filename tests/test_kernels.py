@@ -55,10 +55,35 @@ def test_a_selected_product_has_the_gradients_of_the_whole_one():
     center = torch.randn(D, dtype=torch.float64, requires_grad=True)
     known = ((rows - center) @ weight.T + bias).gather(1, indices)
     less = rows - center.detach()
-    own = kernels.SelectedProduct.apply(kernels.Support(indices, H), less, weight, bias, center, known.detach())
+    own, _ = kernels.SelectedProduct.apply(kernels.Support(indices, H), less, weight, bias, center, known.detach())
     for got, wanted in zip(
         gradients((own * values.detach()).sum(), (rows, weight, bias, center)),
         gradients((known * values.detach()).sum(), (rows, weight, bias, center)),
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_concepts_asked_for_on_every_row_have_the_gradients_of_dense_products():
+    rows, weight, values, indices = example()
+    bias = torch.randn(H, dtype=torch.float64, requires_grad=True)
+    center = torch.randn(D, dtype=torch.float64, requires_grad=True)
+    whole, support = torch.tensor([1, 4, 9]), kernels.Support(indices, H)
+    scores = (rows - center) @ weight.T + bias
+    less, chosen = rows - center.detach(), scores.detach().gather(1, indices)
+    product, of_whole = kernels.SelectedProduct.apply(
+        support, less, weight, bias, center, chosen, whole, scores.detach()[:, whole]
+    )
+    torch.testing.assert_close(of_whole, scores[:, whole])
+    sums, columns = kernels.SparseDecoding.apply(support, values, weight, False, whole)
+    torch.testing.assert_close(columns, weight[whole])
+    own = (product.square().sum() + (of_whole @ columns).square().sum(), sums.square().sum() + (columns**3).sum())
+    other = (
+        scores.gather(1, indices).square().sum() + (scores[:, whole] @ weight[whole]).square().sum(),
+        (dense(indices, values) @ weight).square().sum() + (weight[whole] ** 3).sum(),
+    )
+    for got, wanted in zip(
+        gradients(sum(own), (rows, weight, bias, center, values)),
+        gradients(sum(other), (rows, weight, bias, center, values)),
     ):
         torch.testing.assert_close(got, wanted)
 
@@ -83,7 +108,7 @@ def test_sparse_decoding_has_the_gradients_of_the_dense_one(unit):
     _, weight, values, indices = example()
     weight = F.normalize(weight.detach(), dim=1).requires_grad_()
     target = torch.randn(N, D, dtype=torch.float64)
-    own = kernels.SparseDecoding.apply(kernels.Support(indices, H), values, weight, unit)
+    own, _ = kernels.SparseDecoding.apply(kernels.Support(indices, H), values, weight, unit)
     kept = F.normalize(weight, dim=1) if unit else weight
     other = dense(indices, values) @ kept
     torch.testing.assert_close(own, other)
@@ -106,12 +131,26 @@ def test_blocks_choose_what_sorting_chooses(seed, k, blocks_of_eight, ties):
     assert torch.equal(top_k(scores, min(k, h)).sort(dim=1).values, wanted.sort(dim=1).values)
 
 
-@pytest.mark.parametrize("kind", [VLSAE, TopK, SAES])
+def with_dead(width: int, n_concepts: int, k: int) -> TopK:
+    """A dictionary whose first concepts are dead, so that its auxiliary loss has work from the first step.
+
+    In double precision: whether one of them fires is a yes or no, which rounding decides sooner or later.
+    """
+    dictionary = TopK(width, n_concepts, k, dead_after=1280, auxiliary_weight=0.25)
+    with torch.no_grad():
+        dictionary.encoder.bias[:24] = -20.0
+        dictionary.encoder.bias[24:40] = -0.5
+    dictionary.silent_for[:40] = 10**6
+    return dictionary.double()
+
+
+@pytest.mark.parametrize("kind", [VLSAE, TopK, SAES, with_dead])
 def test_a_training_by_active_concepts_follows_the_dense_one(kind, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     centres = torch.randn(40, 32, generator=generator)
     numbers = torch.randint(40, (200, 2, 64), generator=generator)
     batches = (centres[numbers] + 0.3 * torch.randn(200, 2, 64, 32, generator=generator)).unbind()
+    batches = batches if kind is not with_dead else [batch.double() for batch in batches]
     losses = {}
     for name, share in (("sparse", kernels.SPARSE_SHARE), ("dense", 0.0)):
         monkeypatch.setattr(kernels, "SPARSE_SHARE", share)
@@ -124,6 +163,8 @@ def test_a_training_by_active_concepts_follows_the_dense_one(kind, monkeypatch):
                 for step, batch in enumerate(batches)
             ]
         )
+        dead = getattr(dictionary, "silent_for", torch.zeros(1)) >= getattr(dictionary, "dead_after", 1)
+        assert dead.any() == (kind is with_dead)
     assert losses["dense"][-1] < 0.8 * losses["dense"][0]
     torch.testing.assert_close(losses["sparse"], losses["dense"], rtol=1e-4, atol=0)
 

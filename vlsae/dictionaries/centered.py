@@ -111,7 +111,9 @@ class CenteredDictionary(LinearDictionary):
         active, code = self._coded(x, training=self.training)
         scaled = x / self.scale
         decoded = self._reconstruct(code.to(x.dtype), "vision")
-        parts = self._parts(rows, scaled, decoded, lambda dead: active[:, dead], lambda: (code.detach() > 0).any(dim=0))
+        dead = self._dead()
+        of_dead = None if dead is None else (active[:, dead], self.decoder.weight.T.index_select(0, dead))
+        parts = self._parts(rows, scaled, decoded, of_dead, lambda: (code.detach() > 0).any(dim=0))
         parts |= self._terms(scaled, active, code, sizes, parts)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
 
@@ -120,14 +122,18 @@ class CenteredDictionary(LinearDictionary):
         rows: Mapping[str, Tensor],
         scaled: Tensor,
         decoded: Tensor,
-        activations: Callable[[Tensor], Tensor],
+        of_dead: tuple[Tensor, Tensor] | None,
         fired: Callable[[], Tensor],
     ) -> dict[str, Tensor]:
-        """Return each stream's error and the auxiliary loss, and note in training which concepts have fired."""
+        """Return each stream's error and the auxiliary loss, and note in training which concepts have fired.
+
+        ``of_dead`` are the activations ``(n, m)`` and the columns ``(m, d)`` of the dead concepts.
+        """
         sizes = [len(x) for x in rows.values()]
         errors = map(mean_squared_error, decoded.split(sizes), scaled.split(sizes))
         parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
-        parts["loss/auxiliary"] = self._auxiliary((scaled - decoded).detach(), activations)
+        residual = (scaled - decoded).detach()
+        parts["loss/auxiliary"] = residual.new_zeros(()) if of_dead is None else self._auxiliary(residual, *of_dead)
         if self.training and torch.is_grad_enabled():
             self._fired = (len(scaled), fired())
         return parts
@@ -178,24 +184,25 @@ class CenteredDictionary(LinearDictionary):
         # Differentiating through the normalisation removes the gradient's component along each column.
         return F.normalize(self.decoder.weight, dim=0)
 
-    def _auxiliary(self, residual: Tensor, activations: Callable[[Tensor], Tensor]) -> Tensor:
+    def _dead(self) -> Tensor | None:
+        """Return the concepts ``(m,)`` that the auxiliary loss is for; None where there are none, or no such loss."""
+        if self.auxiliary_weight == 0:
+            return None
+        dead = (self.silent_for >= self.dead_after).nonzero()[:, 0]
+        return dead if dead.numel() else None
+
+    def _auxiliary(self, residual: Tensor, own: Tensor, columns: Tensor) -> Tensor:
         """Return the weighted share of the residual ``(n, d)`` that dead concepts leave unexplained.
 
-        ``activations`` gives those of some concepts.
+        ``own (n, m)`` are their activations, ``columns (m, d)`` their columns of the decoder.
         """
-        dead = (self.silent_for >= self.dead_after).nonzero()[:, 0]
-        if dead.numel() == 0 or self.auxiliary_weight == 0:
-            return residual.new_zeros(())
-        own = activations(dead)
         code, most = own, self.auxiliary_k or max(1, self.width // 2)
-        if most < dead.numel():
+        if most < own.shape[1]:
             indices = top_k(own, most)
             code = torch.zeros_like(own).scatter(1, indices, own.gather(1, indices))
-        code = code.to(residual.dtype)
-        columns = self.decoder.weight.T.index_select(0, dead)
         if self.decoder_norm == "unit":
             columns = F.normalize(columns, dim=1)
-        error = (residual - code @ columns).square().sum()
+        error = torch.addmm(residual, code.to(residual.dtype), columns, alpha=-1).square().sum()
         whole = of_all_ranks.share_of_total(residual.square().sum(), len(residual))
         return self.auxiliary_weight * error / whole.clamp(min=torch.finfo(residual.dtype).tiny)
 

@@ -17,6 +17,7 @@ from vlsae.dictionaries.base import OptionalCount, one_of
 from vlsae.dictionaries.penalized import PenalizedDictionary
 from vlsae.errors import UserError
 from vlsae.training import parts as of_all_ranks
+from vlsae.training.adam import Adam
 
 PENALTIES = ("target", "l0")
 
@@ -77,7 +78,7 @@ class JumpReLU(PenalizedDictionary):
 
     def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         """Return Adam without momentum, as published."""
-        return torch.optim.Adam(groups, lr=lr, betas=(0.0, 0.999))
+        return Adam(groups, lr, betas=(0.0, 0.999))
 
     def after_step(self, step: int) -> None:
         """Keep the constraints and count the steps of the penalty's warm-up."""

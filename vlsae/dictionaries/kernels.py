@@ -81,29 +81,44 @@ def entries(support: Support, rows: Tensor, weight: Tensor) -> Tensor:
 class SelectedProduct(torch.autograd.Function):
     """``values (n, k)``: known entries of ``rows @ weight.T + bias``, with the gradients of all three.
 
-    Whoever chose the support has computed the whole product without a graph; only its active entries get gradients.
+    Whoever chose the support has computed the whole product without a graph; only its active entries get gradients,
+    and those of the concepts ``whole (m,)`` on every row, ``whole_values (n, m)``, returned beside.
     ``center (d,)`` was taken from all rows before: its gradient needs one row's product, where theirs need n.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, support: Support, rows: Tensor, weight: Tensor, bias: Tensor, center: Tensor | None, values: Tensor
-    ) -> Tensor:
-        """Return the values as they are, now a function of rows, weight, bias and center."""
-        ctx.support = support
+        ctx: Any,
+        support: Support,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        center: Tensor | None,
+        values: Tensor,
+        whole: Tensor | None = None,
+        whole_values: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return both kinds of values as they are, now functions of rows, weight, bias and center."""
+        ctx.support, ctx.whole = support, whole
         ctx.save_for_backward(rows, weight)
-        return values.view_as(values)
+        return values.view_as(values), None if whole_values is None else whole_values.view_as(whole_values)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, of_whole: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of rows, weight, bias and center."""
         support, (rows, weight) = ctx.support, ctx.saved_tensors
         of_rows = weighted_sums(support, gradient, weight) if ctx.needs_input_grad[1] else None
         of_weight = transposed_sums(support, gradient, rows) if ctx.needs_input_grad[2] else None
         of_bias = concept_sums(support, gradient)
+        if of_whole is not None:
+            of_bias.index_add_(0, ctx.whole, of_whole.sum(dim=0))
+            if of_rows is not None:
+                of_rows.addmm_(of_whole, weight.index_select(0, ctx.whole))
+            if of_weight is not None:
+                of_weight.index_add_(0, ctx.whole, of_whole.T @ rows)
         of_center = -(of_bias @ weight) if ctx.needs_input_grad[4] else None
-        return None, of_rows, of_weight, of_bias, of_center, None
+        return None, of_rows, of_weight, of_bias, of_center, None, None, None
 
 
 class SelectedCosine(torch.autograd.Function):
@@ -141,18 +156,22 @@ class SparseDecoding(torch.autograd.Function):
     """``(n, d)``: the sum of the active rows of ``weight (h, d)``, each times its value, ``values (n, k)``.
 
     ``unit``: the rows of ``weight`` have length 1 and are to keep it, so that its gradient loses the part along them.
+    Beside it the rows ``whole (m,)`` of ``weight``, ``(m, d)``, for other uses: their gradient, taken as it comes,
+    joins the decoding's without a second one of the size of ``weight``.
     """
 
     @staticmethod
-    def forward(ctx: Any, support: Support, values: Tensor, weight: Tensor, unit: bool = False) -> Tensor:
-        """Return the decoded rows."""
-        ctx.support, ctx.unit = support, unit
+    def forward(
+        ctx: Any, support: Support, values: Tensor, weight: Tensor, unit: bool = False, whole: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the decoded rows, and the rows of the weight that are asked for."""
+        ctx.support, ctx.unit, ctx.whole = support, unit, whole
         ctx.save_for_backward(values, weight)
-        return weighted_sums(support, values, weight)
+        return weighted_sums(support, values, weight), None if whole is None else weight.index_select(0, whole)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, of_whole: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of values and weight."""
         support, (values, weight) = ctx.support, ctx.saved_tensors
         gradient = gradient.contiguous()
@@ -162,7 +181,9 @@ class SparseDecoding(torch.autograd.Function):
             of_weight = transposed_sums(support, values, gradient)
             if ctx.unit:
                 of_weight.addcmul_(weight, concept_sums(support, values * of_values)[:, None], value=-1)
-        return None, of_values, of_weight, None
+            if of_whole is not None:
+                of_weight.index_add_(0, ctx.whole, of_whole)
+        return None, of_values, of_weight, None, None
 
 
 def concept_major(layer: nn.Linear) -> nn.Linear:

@@ -77,30 +77,45 @@ class LinearDictionary(Dictionary, Objective):
 
 
 class SparseReconstruction(NamedTuple):
-    """Decoded rows ``(n, d)``, the chosen concepts and their scores ``(n, k)``: active are those above zero."""
+    """Decoded rows ``(n, d)``, the chosen concepts and their scores ``(n, k)``: active are those above zero.
+
+    ``whole_scores (n, m)`` and ``whole_columns (m, d)`` belong to the concepts that were asked for on every row.
+    """
 
     decoded: Tensor
     support: kernels.Support
     scores: Tensor
+    whole_scores: Tensor | None
+    whole_columns: Tensor | None
 
 
 def sparse_reconstruction(
-    x: Tensor, encoder: nn.Linear, decoder: nn.Linear, k: int, unit: bool = False, center: Tensor | None = None
+    x: Tensor,
+    encoder: nn.Linear,
+    decoder: nn.Linear,
+    k: int,
+    unit: bool = False,
+    center: Tensor | None = None,
+    whole: Tensor | None = None,
 ) -> SparseReconstruction:
     """Return the reconstruction of ``x (n, d)`` by its k largest activations, at the cost of these alone.
 
     One dense product without a graph chooses them. ``unit``: the decoder's columns have length 1 and keep it.
-    ``center (d,)`` is taken from the rows before they are encoded.
+    ``center (d,)`` is taken from the rows before they are encoded. ``whole (m,)`` are concepts whose scores on every
+    row and whose columns are given too, with their gradients.
     """
     rows = x if center is None else x - center.detach()
     with torch.no_grad():
         scores = F.linear(rows, encoder.weight, encoder.bias)
         indices = top_k(scores, k)
         chosen = scores.gather(1, indices)
+        every = None if whole is None else scores.index_select(1, whole)
     support = kernels.Support(indices, scores.shape[1])
-    product = kernels.SelectedProduct.apply(support, rows, encoder.weight, encoder.bias, center, chosen)
-    sums = kernels.SparseDecoding.apply(support, F.relu(product), decoder.weight.T, unit)
-    return SparseReconstruction(sums + decoder.bias, support, product)
+    product, whole_scores = kernels.SelectedProduct.apply(
+        support, rows, encoder.weight, encoder.bias, center, chosen, whole, every
+    )
+    sums, columns = kernels.SparseDecoding.apply(support, F.relu(product), decoder.weight.T, unit, whole)
+    return SparseReconstruction(sums + decoder.bias, support, product, whole_scores, columns)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:

@@ -33,19 +33,18 @@ class TopK(CenteredDictionary):
             return super().loss(batch, step)
         rows = self.checked_batch(batch)
         scaled = torch.cat(list(rows.values())) / self.scale
-        unit, center = self.decoder_norm == "unit", self.decoder.bias
-        made = sparse_reconstruction(scaled, self.encoder, self.decoder, self.k, unit, center)
-
-        def activations(dead: Tensor) -> Tensor:
-            weight, bias = self.encoder.weight.index_select(0, dead), self.encoder.bias[dead]
-            return F.relu(F.linear(scaled - center, weight, bias))
+        unit, center, dead = self.decoder_norm == "unit", self.decoder.bias, self._dead()
+        made = sparse_reconstruction(scaled, self.encoder, self.decoder, self.k, unit, center, dead)
 
         def fired() -> Tensor:
             found = torch.zeros(self.n_concepts, dtype=torch.bool, device=scaled.device)
             found[made.support.indices[made.scores.detach() > 0]] = True
             return found
 
-        parts = self._parts(rows, scaled, made.decoded, activations, fired)
+        of_dead = None
+        if made.whole_scores is not None and made.whole_columns is not None:
+            of_dead = F.relu(made.whole_scores), made.whole_columns
+        parts = self._parts(rows, scaled, made.decoded, of_dead, fired)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
 
     def _learns_sparsely(self) -> bool:

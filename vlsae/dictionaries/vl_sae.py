@@ -154,7 +154,7 @@ class VLSAE(Dictionary, Objective):
         sizes = [len(part) for part in rows.values()]
         for stream, own, active in zip(rows, indices.split(sizes), values.split(sizes)):
             decoder = self._decoder(stream)
-            sums = kernels.SparseDecoding.apply(kernels.Support(own, self.n_concepts), active, decoder.weight.T)
+            sums, _ = kernels.SparseDecoding.apply(kernels.Support(own, self.n_concepts), active, decoder.weight.T)
             decoded[stream] = sums + decoder.bias
         return decoded
 

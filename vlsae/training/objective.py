@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vlsae.training.adam import Adam
+
 
 class Loss(NamedTuple):
     """``total`` is differentiated; ``parts`` are logged (name → scalar tensor)."""
@@ -45,7 +47,7 @@ class Objective(nn.Module, ABC):
 
     def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         """Return the method's own optimiser over the groups; Adam without weight decay unless overridden."""
-        return torch.optim.Adam(groups, lr=lr, fused=True)
+        return Adam(groups, lr)
 
     def after_step(self, step: int) -> None:
         """Keep constraints after an optimiser step; nothing by default."""
