@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from vlsae.datasets import Shapes, Text
 from vlsae.datasets.safety_mini import BUNDLED as PROMPTS
 from vlsae.groups import choices, groups
 from vlsae.learners.word_lstm import WordLSTM
-from vlsae.models import CLIP
+from vlsae.models import CLIP, VLM
 from vlsae.signatures import check_settings, settings_of
 from vlsae.testing import ContractError, check
 
@@ -48,6 +49,13 @@ SMALL_TASKS: dict[str, Callable[[], dict[str, Any]]] = {
     "zero_shot": lambda: {"data": Shapes(n=80, max_objects=1), "prompts": "shapes", "controls": ["dense", "lsh"]},
     "steering": lambda: {"data": Shapes(n=120), "strengths": [1.0], "randoms": 1, "texts": 40},
     "retrieval": lambda: {"data": Shapes(n=80), "controls": ["dense"]},
+    "hallucination": lambda: {
+        "data": Shapes(n=3, size=32),
+        "layer": 2,
+        "question_tokens": 2,
+        "caption_tokens": 3,
+        "settings": ["popular"],
+    },
     "debias": lambda: {"data": Shapes(n=900), "plant": 0.8, "counts": [2], "randoms": 1},
 }
 
@@ -82,6 +90,12 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         writer = csv.DictWriter(file, ["image", "text"])
         writer.writeheader()
         writer.writerows(rows)
+    asked = tmp_path_factory.mktemp("asked")
+    (asked / "objects.json").write_text(json.dumps({str(number): ["dog"] for number in range(4)}))
+    question = {"image": "0.png", "text": "Is there a dog in the image?", "label": "yes"}
+    (asked / "asked_random.json").write_text(json.dumps(question))
+    tasks = tmp_path_factory.mktemp("tasks")
+    (tasks / "stsa.csv").write_text("id,text,label\n" + "".join(f"{k},text {k},{k % 2}\n" for k in range(6)))
     arrays = tmp_path_factory.mktemp("arrays") / "all.npz"
     np.savez(arrays, images=np.zeros((4, 6, 5), np.uint8), labels=np.arange(4))
     clip = str(write_clip(tmp_path_factory.mktemp("clip")))
@@ -94,7 +108,10 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
     return {
         "captions": {"path": str(folder)},
         "image_folder": {"path": str(folder)},
+        "coco": {"path": str(folder), "objects": str(asked / "objects.json")},
+        "pope": {"path": str(folder), "questions": str(asked)},
         "hub": {"path": str(folder / "captions.csv")},
+        "concept_tasks": {"path": str(tasks)},
         "image_arrays": {"path": str(arrays)},
         "ucf101": {"path": str(folder)},
         "clip": {"checkpoint": f"path:{clip}"},
@@ -107,6 +124,7 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         "torch_module": {"checkpoint": f"path:{network}", "architecture": NETWORK},
         "next_token": {"architecture": str(language_model)},
         "model=word_lstm": {"checkpoint": f"path:{words}"},
+        "visual_instruction": {"architecture": str(vision_language_model)},
         "mixture": {
             "parts": "[{_target_: vlsae.datasets.Shapes, n: 8}, {_target_: vlsae.datasets.Shapes, seed: 1, n: 4}]"
         },
@@ -151,7 +169,8 @@ def test_contract(group, name, needed):
     if group == "dataset" and name.startswith("shapes"):
         settings["n"] = 12
     if group == "task":
-        settings = {"model": CLIP(**needed["clip"]), **SMALL_TASKS[name]()}
+        model = VLM(**needed["vlm"]) if name == "hallucination" else CLIP(**needed["clip"])
+        settings = {"model": model, **SMALL_TASKS[name]()}
     if group == "probe":
         settings = dict(SMALL_PROBES.get(name, {}))
     if name == "prototype":

@@ -111,6 +111,7 @@ SETTINGS: dict[str, Any] = {
     "aqi.compare": tuple[Word, Word] | None,
     "image": Word | None,
     "text": Word | None,
+    "answers": Word | None,
     "enhance.names": Word | None,
     "enhance.resamples": Annotated[int, Range(2, None)],
     "enhance.split.seed": Seed,
@@ -119,7 +120,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 #: Settings at the top that only `vlsae enhance` has.
-OF_ENHANCE = ("image", "text")
+OF_ENHANCE = ("image", "text", "answers")
 
 #: Settings that only some launchers and hardware have.
 OPTIONAL = ("launcher.jobs", "hardware.ranks", "hardware.quantisation", "dictionary")

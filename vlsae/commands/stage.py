@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlsae.config import Composed
 
 #: Keys whose values are a user's own words, whatever signs they hold.
-OWN_WORDS = ("image", "text")
+OWN_WORDS = ("image", "text", "answers")
 
 # What Hydra's grammar reads as one plain value, list or sweep; anything else is quoted.
 _PLAIN = re.compile(r"[\w./\-+@%:,\[\]*${}]*")

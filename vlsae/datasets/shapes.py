@@ -129,6 +129,17 @@ class Shapes(Dataset):
 
         return questions(self.scenes, setting, per_image, seed)
 
+    def present_objects(self, rows: Sequence[int]) -> list[set[str]]:
+        """Return the shapes that some scenes hold."""
+        from vlsae.datasets.shapes_questions import present
+
+        return [{SHAPES[shape] for shape in np.flatnonzero(here)} for here in present(self._take(rows))]
+
+    @property
+    def object_words(self) -> dict[str, str]:
+        """The words for objects, each with its object."""
+        return {shape: shape for shape in SHAPES}
+
     def digest(self) -> str:
         facts = {"world": WORLD_VERSION, "n": self.n, "seed": self.seed, "size": self.size, "detail": self.detail}
         return hashlib.sha256(json.dumps(facts | vars(self.recipe), sort_keys=True).encode()).hexdigest()

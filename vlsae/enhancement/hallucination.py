@@ -44,9 +44,21 @@ def token_shift(
     check_finite_number("beta", beta)
     if alpha == 0:
         return hidden.clone()
-    dtype = next(dictionary.parameters()).dtype
-    states = hidden.to(dtype)
-    mean_vision, mean_text = _masked_mean(states, image_mask), _masked_mean(states, text_mask)
+    states = hidden.to(next(dictionary.parameters()).dtype)
+    means = masked_mean(states, image_mask), masked_mean(states, text_mask)
+    return moved(hidden, text_mask, text_shift(*means, dictionary, autoencoder, alpha, beta, mix))
+
+
+def text_shift(
+    mean_vision: Tensor,
+    mean_text: Tensor,
+    dictionary: Any,
+    autoencoder: Any,
+    alpha: float,
+    beta: float,
+    mix: str = "convex",
+) -> Tensor:
+    """Return what each text token gains, ``alpha · (r - m_l)`` ``(b, d)``, of the means ``(b, d)`` of both streams."""
     vision, text = mean_vision, mean_text
     if autoencoder is not None:
         vision, text = autoencoder.encode(mean_vision, "vision"), autoencoder.encode(mean_text, "language")
@@ -55,9 +67,19 @@ def token_shift(
     rebuilt = dictionary.decode(mix_codes(code_text, code_vision, beta, mix), "language")
     if autoencoder is not None:
         rebuilt = autoencoder.decode(rebuilt, "language")
-    shift = alpha * (rebuilt - mean_text)
-    moved = (states + shift[:, None, :]).to(hidden.dtype)
-    return torch.where(text_mask[:, :, None], moved, hidden)
+    return alpha * (rebuilt - mean_text)
+
+
+def moved(hidden: Tensor, text_mask: Tensor, shift: Tensor) -> Tensor:
+    """Return hidden states ``(b, s, d)`` whose text tokens ``(b, s)`` gained ``shift (b, d)``; others bit for bit."""
+    gained = (hidden.to(shift.dtype) + shift[:, None, :]).to(hidden.dtype)
+    return torch.where(text_mask[:, :, None], gained, hidden)
+
+
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean ``(b, d)`` of the states ``(b, s, d)`` that a mask ``(b, s)`` selects, at least one each."""
+    weights = mask.to(hidden.dtype)[:, :, None]
+    return torch.where(mask[:, :, None], hidden, torch.zeros_like(hidden)).sum(dim=1) / weights.sum(dim=1)
 
 
 def mix_codes(text: Tensor, vision: Tensor, beta: float, mix: str = "convex") -> Tensor:
@@ -118,11 +140,6 @@ def _masked(mixed: Tensor, clean: Tensor, beta: float) -> Tensor:
     # A model may itself forbid every kept token; the clean logits then decide.
     forbidden = torch.isneginf(masked).all(dim=-1, keepdim=True)
     return torch.where(forbidden, clean, masked)
-
-
-def _masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.to(hidden.dtype)[:, :, None]
-    return torch.where(mask[:, :, None], hidden, torch.zeros_like(hidden)).sum(dim=1) / weights.sum(dim=1)
 
 
 def _check_masks(hidden: Tensor, image_mask: Tensor, text_mask: Tensor) -> None:

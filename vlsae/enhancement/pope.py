@@ -21,6 +21,17 @@ def pope_scores(answers: Sequence[str], labels: Sequence[str], parser: str = "wo
     code's substring match. Zero denominators give 0 with a warning. Raises ``ValueError`` for lists
     of unequal length, other labels, an answer that is no text, or an unknown parser.
     """
+    outcomes = pope_outcomes(answers, labels, parser)
+    counts = {name: outcomes.count(name) for name in ("tp", "fp", "tn", "fn")}
+    counts["unparsed"] = sum(said(answer) is None for answer in answers)
+    return {**counts, **_ratios(counts, len(outcomes))}
+
+
+def pope_outcomes(answers: Sequence[str], labels: Sequence[str], parser: str = "word") -> list[str | None]:
+    """Return what each answer is: ``tp``, ``fp``, ``tn``, ``fn``, or None for one to a no that says neither.
+
+    Raises as :func:`pope_scores` does.
+    """
     if parser not in PARSERS:
         raise unknown("parser", parser, PARSERS)
     if len(answers) != len(labels):
@@ -32,25 +43,21 @@ def pope_scores(answers: Sequence[str], labels: Sequence[str], parser: str = "wo
     wrong = [number for number, label in enumerate(truth) if label not in ("yes", "no")]
     if wrong:
         raise UserError(f"labels must be 'yes' or 'no'; label {wrong[0]} is {labels[wrong[0]]!r}.")
-    counts = {"tp": 0, "fp": 0, "tn": 0, "fn": 0, "unparsed": 0}
-    for answer, label in zip(answers, truth):
-        said = _read(answer)
-        counts["unparsed"] += said is None
-        outcome = _reference_outcome(answer, label) if parser == "reference" else _outcome(said, label)
-        if outcome:
-            counts[outcome] += 1
-    return {**counts, **_ratios(counts, len(truth))}
+    if parser == "reference":
+        return [_reference_outcome(answer, label) for answer, label in zip(answers, truth)]
+    return [_outcome(said(answer), label) for answer, label in zip(answers, truth)]
 
 
-def _read(answer: str) -> str | None:
+def said(answer: str) -> str | None:
+    """Return the first whole word ``yes`` or ``no`` of an answer, None where it says neither."""
     match = _YES_OR_NO.search(answer.lower())
     return match[1] if match else None
 
 
-def _outcome(said: str | None, label: str) -> str | None:
+def _outcome(word: str | None, label: str) -> str | None:
     if label == "yes":
-        return "tp" if said == "yes" else "fn"
-    return {"no": "tn", "yes": "fp", None: None}[said]
+        return "tp" if word == "yes" else "fn"
+    return {"no": "tn", "yes": "fp", None: None}[word]
 
 
 def _reference_outcome(answer: str, label: str) -> str:

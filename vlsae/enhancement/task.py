@@ -85,6 +85,26 @@ class Task(ABC):
         return
 
     @classmethod
+    def check_model(cls, settings: Mapping[str, Any], model: type) -> None:
+        """Raise :class:`~vlsae.errors.UserError` for a class of models that the task cannot work on."""
+        return
+
+    @classmethod
+    def wants_model(cls, settings: Mapping[str, Any]) -> bool:
+        """Tell whether a task of these settings needs the model's weights at all."""
+        return True
+
+    @classmethod
+    def training_sites(cls, settings: Mapping[str, Any], model: Model) -> Sequence[str] | None:
+        """Return where a dictionary for the task is trained unless the user says so; None: as the training says."""
+        return None
+
+    @classmethod
+    def cost(cls, settings: Mapping[str, Any], data: Any, limit: int | None) -> int | None:
+        """Return how many items are answered in all, nothing loaded; None where that is not known beforehand."""
+        return None
+
+    @classmethod
     def wants_dictionary(cls, settings: Mapping[str, Any]) -> bool:
         """Tell whether a task of these settings needs a dictionary at all."""
         return True

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 #: Nodes of this stage that no stage before it knows.
-OWN = ("enhance", "task", "rivals", "image", "text")
+OWN = ("enhance", "task", "rivals", "image", "text", "answers")
 
 
 def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the upstream stages: trainings of the dictionary and its rivals, and the extraction of the task's data."""
+    from vlsae.config import target_class
+
     node, task = config["task"], task_class(config)
     task.check(node)
+    task.check_model(node, target_class(config["model"]))
     needed: list[tuple[str, Mapping[str, Any]]] = []
     if task.wants_dictionary(node):
         if config.get("run"):
@@ -51,15 +54,20 @@ def run_name(config: Mapping[str, Any]) -> str:
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides the numbers that come out, besides weights and data."""
-    names = ("task", "enhance", "image", "text", "seed", "limit", "run")
+    names = ("task", "enhance", "image", "text", "answers", "seed", "limit", "run")
     return {name: config[name] for name in names}
 
 
 def digests(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the content digest of the model; data and dictionary are those of the upstream runs."""
+    """Return the content digest of the model, and of data that no upstream run reads; the rest are upstream's."""
     from vlsae.config import build
 
-    return {"model": build(config["model"]).digest()}
+    found = {}
+    if task_class(config).wants_model(config["task"]):
+        found["model"] = build(config["model"]).digest()
+        if _has_data(config) and not _sites(config):
+            found["data"] = build(data_node(config)).digest()
+    return found
 
 
 def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
@@ -68,8 +76,11 @@ def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
 
 
 def estimate(config: Mapping[str, Any]) -> Estimate:
-    """Return the cost of a task: unknown until its upstream runs are there."""
-    return Estimate()
+    """Return the items that a task answers, where that is known beforehand; else nothing."""
+    from vlsae.config import build
+
+    data = build(data_node(config)) if _has_data(config) and not _sites(config) else None
+    return Estimate(rows=task_class(config).cost(config["task"], data, config["limit"]))
 
 
 def run(config: Mapping[str, Any], run: Run) -> None:
@@ -90,7 +101,8 @@ def run(config: Mapping[str, Any], run: Run) -> None:
         found.lend(work, config["enhance"]["names"] or (trained.path if has_names(trained.path) else None))
         dictionary = found.dictionary
     task.work = work
-    load_model(model, config, device)
+    if task.wants_model(config["task"]):
+        load_model(model, config, device)
     found_by = {}
     if task.compares or dictionary is None:
         found_by["before"] = _timed(task, model, None)
@@ -113,8 +125,21 @@ def task_class(config: Mapping[str, Any]) -> type[Task]:
 
 
 def training(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the training that the dictionary comes from."""
-    return {**_without_own(config), "stage": "train", "name": None}
+    """Return the configuration of the training that the dictionary comes from.
+
+    Where the user names no sites, those that the task asks for, on means over all of a stream's tokens, as the task
+    reads them.
+    """
+    from vlsae.config import build
+
+    found = {**_without_own(config), "stage": "train", "name": None}
+    if config.get("run") or config["train"]["sites"] != "embedding":
+        return found
+    sites = task_class(config).training_sites(config["task"], build(config["model"]))
+    if sites is None:
+        return found
+    extract = {**config["extract"], "tokens": {"pooling": "mean", "include": "all"}}
+    return {**found, "extract": extract, "train": {**config["train"], "sites": list(sites)}}
 
 
 def rival(config: Mapping[str, Any], name: str) -> dict[str, Any]:

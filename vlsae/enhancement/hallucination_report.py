@@ -1,0 +1,116 @@
+"""What is shown of hallucinations: gains with their verdicts, answers that changed both ways, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vlsae.enhancement import chair_results, pope_results
+from vlsae.enhancement.chair import chair_mentions
+from vlsae.enhancement.pope import pope_outcomes
+from vlsae.enhancement.resampled import Gain, Resampled, gain
+from vlsae.result import Measure, Table
+
+if TYPE_CHECKING:
+    from vlsae.enhancement.answering import Spent
+
+Found = Mapping[str, Resampled]
+
+NAMES = {"f1/mean": "F1", "chair_i": "CHAIR_I"}
+
+
+def gains(
+    measure: str, name: str, sign: int, found: Found, rivals: Mapping[str, str], counterparts: Mapping[str, str]
+) -> tuple[dict[str, Measure], list[str]]:
+    """Return what methods gain over their rivals and their counterparts without concepts, and what that shows.
+
+    An effect of the concepts is claimed only where every method that uses them beats the same truncation without them:
+    by an interval that leaves out zero, and with each seed above each of the other's.
+    """
+    metrics: dict[str, Measure] = {}
+    words, sure = [], []
+    for own, rival in (*rivals.items(), *counterparts.items()):
+        one = gain(found[own], found[rival], name, sign)
+        metrics[f"gain/{measure}/{own}_over_{rival}"] = Measure(
+            one.difference, f"{NAMES[name]}, {'more' if sign > 0 else 'less'} is better", one.low, one.high
+        )
+        words.append(
+            f"{measure.upper()}: {own} over {rival}: {NAMES[name]} {_signed(one)}{'' if one.sure else ', not sure'}."
+        )
+        if counterparts.get(own) == rival:
+            sure.append(one.sure)
+    pairs = " and ".join(f"{own} beats {rival}" for own, rival in counterparts.items())
+    if all(sure):
+        words.append(f"{measure.upper()}: an effect of the concepts: {pairs}, beyond the spread of pictures and seeds.")
+    else:
+        words.append(
+            f"{measure.upper()}: no effect of the concepts is shown: it is not the case that {pairs} beyond the spread "
+            "of pictures and seeds."
+        )
+    return metrics, list(dict.fromkeys(words))
+
+
+def tables_and_plots(
+    measure: str, found: Found, settings: Sequence[str], control: Mapping[str, str]
+) -> tuple[list[Table], list[Any]]:
+    """Return the tables and figures of a measure, a row a method."""
+    if measure == "pope":
+        tables = [
+            pope_results.pope_short_table(found, settings, control),
+            pope_results.pope_table(found, settings, control),
+        ]
+        return tables, [pope_results.pope_plot(found, settings)]
+    tables = [chair_results.chair_short_table(found, control), chair_results.chair_table(found, control)]
+    return tables, [chair_results.chair_plot(found)]
+
+
+def changes_table(
+    measure: str, items: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], before: str, after: str, task: Any
+) -> Table:
+    """Return answers of the first seed that the method mended and broke, the first of each kind."""
+    judged = _pope_right if measure == "pope" else _chair_absent
+    first = judged(items[before][0], task), judged(items[after][0], task)
+    rows: list[list[Any]] = []
+    for kind, better in (("mended", True), ("broken", False)):
+        changed = [
+            number for number, (one, two) in enumerate(zip(*first)) if one != two and (two > one) == better
+        ]  # fmt: skip
+        for number in changed[: task.examples]:
+            old, new = items[before][0][number], items[after][0][number]
+            label = old["label"] if isinstance(old["label"], str) else ", ".join(old["label"])
+            rows.append([kind, len(changed), old["image"], old["input"], label, old["answer"], new["answer"]])
+    columns = ["change", "of", "image", "input", "label", before, after]
+    text = "The first of each kind, of the first seed; all answers are in samples.jsonl."
+    return Table(f"{measure}_changes", f"{measure.upper()}: answers that changed", columns, rows, text)
+
+
+def cost_table(spent: Mapping[str, Spent], control: Mapping[str, str]) -> Table:
+    """Return the time of each way of decoding, as a multiple of sampling's, of the answers that this process gave."""
+    base = spent.get("regular")
+    each = None if base is None or not base.answers else base.seconds / base.answers
+    rows = []
+    for name, one in spent.items():
+        seconds = one.seconds / one.answers if one.answers else None
+        ratio = None if seconds is None or not each else seconds / each
+        rows.append(
+            [name, control.get(name, ""), one.answers, one.tokens, one.seconds, seconds and 1000 * seconds, ratio]
+        )
+    columns = ["method", "control", "answers", "tokens", "seconds", "ms an answer", "of regular"]
+    return Table("cost", "Time of each way of decoding", columns, rows, "Of the answers that this process gave.")
+
+
+def _pope_right(items: Sequence[Mapping[str, Any]], task: Any) -> list[int]:
+    outcomes = pope_outcomes([one["answer"] for one in items], [one["label"] for one in items], task.parser)
+    return [int(outcome in ("tp", "tn")) for outcome in outcomes]
+
+
+def _chair_absent(items: Sequence[Mapping[str, Any]], task: Any) -> list[int]:
+    """Return minus the number of absent objects that each caption mentions."""
+    words = task.words
+    return [-sum(one not in item["label"] for one in chair_mentions(item["answer"], words)) for item in items]
+
+
+def _signed(one: Gain) -> str:
+    if one.difference is None or one.low is None or one.high is None:
+        return "undefined"
+    return f"{one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
