@@ -199,6 +199,16 @@ class TestStatus:
         remove(first.path, tmp_path)
         assert not link.is_symlink()
 
+    def test_a_partial_run_is_the_latest_only_without_a_whole_one(self, tmp_path):
+        link = tmp_path / "tiny/one/latest"
+        done_run(tmp_path, identity={"limit": 40})
+        assert str(link.readlink()) == "v0001"
+        whole = done_run(tmp_path)
+        done_run(tmp_path, identity={"limit": 40})
+        assert str(link.readlink()) == "v0002"
+        remove(whole.path, tmp_path)
+        assert str(link.readlink()) == "v0003"
+
     def test_whoever_writes_holds_the_lock(self, tmp_path):
         run = Run.load(done_run(tmp_path).path)
         with pytest.raises(RuntimeError, match="without its lock"):

@@ -49,6 +49,11 @@ class TestList:
         assert "partial" not in listed[whole.id]
         assert "done (partial)" in call("show", part.id)[1]
 
+    def test_what_the_user_typed_tells_runs_apart(self, call, runs_dir):
+        done_run(runs_dir, "a", overrides=["objective.k=16", "seed=3"])
+        out = call("list")[1]
+        assert "objective.k=16 seed=3" in out
+
     def test_json(self, call, runs_dir):
         first, second = done_run(runs_dir, "a"), new_run(runs_dir, "b")
         broken = done_run(runs_dir, "c")
@@ -85,7 +90,7 @@ class TestList:
         assert "done" in err
 
     def test_table(self, call, runs_dir):
-        done_run(runs_dir, "a", choices={"model": "[bold]x[/nonsense]"})
+        done_run(runs_dir, "a", overrides=["model=[bold]x[/nonsense]"])
         new_run(runs_dir, "b").fail("KeyError: [/oops]")
         code, out, _ = call("list")
         assert code == 0

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 def announce(run: Run) -> None:
     """Print the run's main numbers and its folder."""
-    from vlsae.commands.tables import console, is_partial, metrics_table, rows_table
+    from vlsae.commands.tables import console, metrics_table, rows_table
     from vlsae.reporting.numbers import HEADLINE
+    from vlsae.runs.manifest import is_partial
     from vlsae.runs.metrics import read_summary
     from vlsae.runs.results import TABLES, read_result_file, read_table
 

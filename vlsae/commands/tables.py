@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlsae.runs import Entry, effective_status, entries_of
+from vlsae.runs.manifest import is_partial
 
 STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "damaged": "bold red"}
 # Piped output is not cut to the width of a terminal that is not there.
@@ -34,10 +35,10 @@ def runs_table(entries: Iterable[Entry]) -> Table:
     table.add_column("status", no_wrap=True)
     table.add_column("start (UTC)", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("choices, or what is wrong", overflow="fold")
+    table.add_column("typed, or what is wrong", overflow="fold")
     for entry in entries:
         manifest = entry.manifest or {}
-        note = entry.fault or manifest.get("error") or _choices(manifest.get("choices", {}))
+        note = entry.fault or manifest.get("error") or " ".join(map(str, manifest.get("overrides", ())))
         time = duration(entry.start, manifest.get("end"), entry.status == "running") if manifest else ""
         shown = status(entry.status, is_partial(manifest))
         table.add_row(Text(str(entry.id)), shown, Text(entry.start[:19]), time, Text(str(note)))
@@ -118,11 +119,6 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def is_partial(manifest: Mapping[str, Any]) -> bool:
-    """Tell whether a run was made with ``--limit``, which is said wherever the run shows."""
-    return bool(manifest.get("identity", {}).get("limit"))
-
-
 def status(name: str, partial: bool = False) -> Text:
     """Return a status in its colour."""
     return Text(f"{name} (partial)" if partial else name, style=STYLES.get(name, ""))
@@ -144,10 +140,6 @@ def duration(start: str, end: str | None, running: bool) -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
-
-
-def _choices(choices: Mapping[str, Any]) -> str:
-    return " ".join(f"{group}={choice}" for group, choice in choices.items())
 
 
 def _parents(parents: Iterable[str], root: Path) -> str:

@@ -1,4 +1,7 @@
-"""The relative link ``latest`` beside the versions of a run name: the newest version that is done."""
+"""The relative link ``latest`` beside the versions of a run name: the newest version that is done.
+
+A run of some samples alone (``--limit``) is a trial: it is the latest only while there is no whole one.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,26 @@ from pathlib import Path
 
 from vlsae.errors import UserError
 from vlsae.runs.locks import claim_lock
-from vlsae.runs.manifest import DONE, read_manifest
+from vlsae.runs.manifest import DONE, is_partial, read_manifest
 from vlsae.runs.names import LATEST, version_number
 
 
 def newest_done(folder: Path) -> Path | None:
-    """Return the directory of the highest version that is done, None without one."""
+    """Return the directory of the highest version that is done, whole before partial; None without one."""
     numbers = {child: version_number(child.name) for child in folder.iterdir() if not child.is_symlink()}
     versions = sorted((number, child) for child, number in numbers.items() if number is not None)
+    partial = None
     for _, child in reversed(versions):
         try:
-            if read_manifest(child)["status"] == DONE:
-                return child
+            manifest = read_manifest(child)
         except UserError:
             continue
-    return None
+        if manifest["status"] != DONE:
+            continue
+        if not is_partial(manifest):
+            return child
+        partial = partial or child
+    return partial
 
 
 def move_latest(path: Path) -> None:

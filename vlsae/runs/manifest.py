@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlsae.errors import MissingFile, UserError
@@ -42,6 +43,11 @@ _FIELDS: dict[str, tuple[type, ...]] = {
 
 class DamagedRun(UserError):
     """A run directory whose manifest cannot be read."""
+
+
+def is_partial(manifest: Mapping[str, Any]) -> bool:
+    """Tell whether a run was made with ``--limit``, which is said wherever the run shows."""
+    return bool(manifest.get("identity", {}).get("limit"))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def _fault(manifest: Any) -> str | None:
             return f"{MANIFEST} has {wrong[0]!r} in {field}, expected texts"
     for entry in manifest["files"]:
         if not _is_file_entry(entry):
-            return f"{MANIFEST} has {entry!r} in files, expected path, bytes and sha256"
+            return f"{MANIFEST} has {entry!r} in files, expected a path within the run, bytes and sha256"
     if manifest["status"] not in STATUSES:
         return f"{MANIFEST} has status {manifest['status']!r}, expected one of {', '.join(STATUSES)}"
     if not isinstance(manifest.get("schema", SCHEMA), int) or manifest.get("schema", SCHEMA) > SCHEMA:
@@ -112,7 +118,11 @@ def _is_time(text: str) -> bool:
 
 def _is_file_entry(entry: Any) -> bool:
     kinds = {"path": str, "bytes": int, "sha256": str}
-    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), kind) for name, kind in kinds.items()):
+        return False
+    # A manifest that came from elsewhere must not have files outside of its run read.
+    place = PurePosixPath(entry["path"])
+    return bool(place.parts) and not place.is_absolute() and ".." not in place.parts
 
 
 def _damaged(path: Path, fault: str) -> DamagedRun:
