@@ -64,7 +64,7 @@ def test_nonsense_is_named_before_anything_starts(words, message, runs_dir, caps
         (b"- 1", "The configuration's objective names no class."),
         (b"_target_: os.system", "the target 'os.system', which lies outside"),
         (b"a: 1\nb: [2", "mine.yaml, line 2: expected ',' or ']'"),
-        (b"\xff\xfe", "cannot be composed: 'utf-8' codec can't decode"),
+        (b"\xff\xfe", "cannot be composed with objective=mine: 'utf-8' codec can't decode"),
     ],
 )
 def test_an_own_configuration_that_is_no_good(content, message, tmp_path, runs_dir, capsys):

@@ -24,6 +24,9 @@ from vlsae.errors import UserError, nearest, unknown
 
 VERSION_BASE = "1.3"
 
+#: Signs of an override that a message repeats.
+LONGEST_SHOWN = 200
+
 
 class OwnFolderFirst(SearchPathPlugin):
     """Puts a user's own configuration folder before the shipped one, whose files it may so replace."""
@@ -57,7 +60,8 @@ def parse(overrides: Sequence[str], sweeps: bool) -> list[Override]:
     for text in overrides:
         try:
             override = parser.parse_override(text)
-        except HydraException as error:
+        except (HydraException, ValueError, RecursionError) as error:
+            # Hydra's grammar itself fails on numbers of thousands of digits and on brackets hundreds deep.
             raise _malformed(text) from error
         if override.is_sweep_override() and not sweeps:
             key, value = override.get_key_element(), override.get_value_string()
@@ -79,7 +83,10 @@ def check_stage(stage: str, folder: Path | None) -> None:
     """Raise ``UserError`` with the nearest names unless a folder of configurations holds the stage."""
     roots = [root for root in (folder, groups.config_dir()) if root is not None]
     if not any((root / f"{stage}.yaml").is_file() for root in roots):
-        raise unknown("stage", stage, {path.stem for root in roots for path in root.glob("*.yaml")})
+        # Parts that several stages share lie beside the stages and name none.
+        files = [path for root in roots for path in root.glob("*.yaml")]
+        known = {path.stem for path in files if f"\nstage: {path.stem}\n" in path.read_text(encoding="utf-8")}
+        raise unknown("stage", stage, known)
 
 
 @contextlib.contextmanager
@@ -125,6 +132,7 @@ def _compose(stage: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _malformed(text: str) -> UserError:
+    text = text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
     key, equals, value = text.partition("=")
     if not equals:
         known = {*groups.groups()}
@@ -157,7 +165,8 @@ def _explained(
                 return _misplaced(stage, override, taken)
         base = OmegaConf.to_container(_compose(stage, group_overrides), resolve=False)
     except Exception as reason:
-        return UserError(f"The configuration cannot be composed: {_first_line(reason)}")
+        chosen = f" with {', '.join(group_overrides)}" if group_overrides else ""
+        return UserError(f"The configuration cannot be composed{chosen}: {_first_line(reason)}")
     keys = [key for key in flat_keys(base) if not key.startswith("hydra")]
     for override, choice in zip(parsed, is_choice):
         key = override.key_or_group

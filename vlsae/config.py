@@ -147,8 +147,8 @@ def load(run_path: str | Path) -> DictConfig:
         config = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
         raise UserError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path} is damaged: it holds no mapping.")
+    if not isinstance(config, DictConfig) or not config:
+        raise UserError(f"{path} is damaged: it holds no settings.", "Restore the file, or make the run anew.")
     OmegaConf.set_struct(config, True)
     check_composed(config)
     return config

@@ -132,6 +132,13 @@ def check(config: Mapping[str, Any]) -> None:
         found, value = lookup(config, path)
         if found:
             conform(path, value, annotation)
+    for node in ("split", "enhance.split"):
+        shares = [lookup(config, f"{node}.{name}")[1] for name in ("validation", "test")]
+        if None not in shares and sum(shares) > 1 + 1e-9:
+            raise UserError(
+                f"{node}.validation={shares[0]} and {node}.test={shares[1]} are more than all there is.",
+                "Use shares that add up to at most 1; what is left over is for training.",
+            )
 
 
 def check_whole(config: Mapping[str, Any]) -> None:

@@ -119,6 +119,25 @@ def statistics_of(rows: Mapping[str, Tensor]) -> dict[str, Any]:
     return found
 
 
+def read_input(folder: Path) -> dict[str, Any]:
+    """Return what ``input.json`` beside a dictionary's weights says of the rows that it reads.
+
+    Raises ``MissingFile`` without the file and ``UserError`` where it is damaged.
+    """
+    file = folder / INPUT
+    try:
+        facts = load_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFile(f"There is no {file}, which says what the dictionary reads.", "Train it anew.") from error
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}.", "Copy it again, or train the dictionary anew.") from error
+    needed = {"extraction": str, "sites": dict, "auxiliary": bool}
+    wrong = [name for name, kind in needed.items() if not isinstance(facts, dict) or type(facts.get(name)) is not kind]
+    if wrong:
+        raise UserError(f"{file} is damaged: it lacks {', '.join(wrong)}.", "Copy it again, or train anew.")
+    return dict(facts)
+
+
 def _found(text: str, k: int | None, root: Path) -> Referenced:
     path = Path(text).expanduser()
     if path.is_file() and path.suffix in _WEIGHTS:
@@ -155,9 +174,7 @@ def _of_folder(folder: Path) -> Referenced:
         site = site_of(metadata)
         sites = own.get("sites") or (None if site is None else {"language": site})
         return Referenced(dictionary, folder, sites, None, own.get("statistics") or {}, own)
-    facts: dict[str, Any] = {}
-    if (folder / INPUT).is_file():
-        facts = load_json((folder / INPUT).read_text(encoding="utf-8"))
+    facts = read_input(folder) if (folder / INPUT).is_file() else {}
     auxiliary = None
     if facts.get("auxiliary"):
         places = [folder / "auxiliary", folder.parent / "auxiliary"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,10 +69,12 @@ def check_model(run: Run, model: Model, root: Path) -> dict[str, Any]:
 
     Raises :class:`~vlsae.errors.UserError` where it was trained on another model, with the digests of both.
     """
-    file = run.path / "dictionary" / "input.json"
-    if not file.is_file():
-        raise MissingFile(f"{run.id} holds no dictionary with its input.json.", "Name the training of a dictionary.")
-    facts = json.loads(file.read_text(encoding="utf-8"))
+    from vlsae.dictionaries.references import read_input
+
+    folder = run.path / "dictionary"
+    if not folder.is_dir():
+        raise MissingFile(f"{run.id} holds no dictionary.", "Name the training of a dictionary.")
+    facts = read_input(folder)
     _refuse_other(run.id, facts.get("model") or _digest_of(_extraction(facts["extraction"], root)), model)
     return facts
 
@@ -82,7 +83,15 @@ def _concepts(path: Path) -> list[dict[str, Any]]:
     from vlsae.runs.files import load_json
 
     file = path / "concepts.jsonl"
-    return [load_json(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    if not file.is_file():
+        return []
+    concepts = []
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            concepts.append(load_json(line))
+        except ValueError as error:
+            raise UserError(f"{file}, line {number}, is damaged: {error}.", "Train the dictionary anew.") from error
+    return concepts
 
 
 def _extraction(run_id: str, root: Path) -> Run | None:

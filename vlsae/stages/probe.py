@@ -138,7 +138,7 @@ def _named(config: Mapping[str, Any], probe: Probe) -> Run | None:
             f"{named.id} is a run of the stage {named.stage}; {_words(config)} reads a run of {' or '.join(fitting)}.",
             "Name such a run, or leave out --run to have one made.",
         )
-    if named.stage == "train" and not (named.path / "dictionary" / "input.json").is_file():
+    if named.stage == "train" and not (named.path / "dictionary").is_dir():
         raise UserError(
             f"{named.id} trained a model, not a dictionary.", "Extract its representations and probe those."
         )
@@ -281,10 +281,9 @@ def _foreign(config: Mapping[str, Any], extraction: Run) -> TrainedDictionary:
 
 def _input(named: Run) -> dict[str, Any]:
     """Return what a dictionary's run says of the rows that it reads."""
-    from vlsae.runs.files import load_json
+    from vlsae.dictionaries.references import read_input
 
-    facts: dict[str, Any] = load_json((named.path / "dictionary" / "input.json").read_text(encoding="utf-8"))
-    return facts
+    return read_input(named.path / "dictionary")
 
 
 def _extraction_of(named: Run) -> Run:
