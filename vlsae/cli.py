@@ -120,6 +120,7 @@ def stage_command(stage: str) -> Callable[..., int]:
         verify: Annotated[bool, _switch("--verify", "verify", "Digest large files whole")] = False,
         yes: Annotated[bool, _switch("--yes", "assume_yes", "Do not ask before long upstream work")] = False,
         multirun: Annotated[bool, _plain("-m --multirun", "Run every combination of k=1,2,…")] = False,
+        detach: Annotated[bool, _plain("--detach", "Submit the jobs and return (-m launcher=slurm).")] = False,
         dry_run: Annotated[bool, _plain("--dry-run", "Show configuration, plan and cost; write nothing.")] = False,
         config_dir: Annotated[
             Path | None, _plain("--config-dir", "A folder of configurations of your own, which comes first.", "FOLDER")
@@ -150,7 +151,7 @@ def stage_command(stage: str) -> Callable[..., int]:
             "aqi.compare": compare,
         }
         return run_stage_command(
-            Request(stage, options, overrides or [], config_dir, tuple(plugin or ()), debug),
+            Request(stage, options, overrides or [], config_dir, tuple(plugin or ()), debug, detach),
             multirun=multirun,
             dry_run=dry_run,
         )

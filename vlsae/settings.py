@@ -41,6 +41,17 @@ SETTINGS: dict[str, Any] = {
     "hardware.threads": Count | None,
     "hardware.ranks": Count | None,
     "launcher.jobs": Annotated[int, OneOf(-1)] | Count,
+    "launcher.cluster": Annotated[str, OneOf("slurm", "local")],
+    "launcher.partition": Word | None,
+    "launcher.account": Word | None,
+    "launcher.qos": Word | None,
+    "launcher.time": Count,
+    "launcher.requeues": Whole,
+    "launcher.gpus": Annotated[float, Range(0, None)],
+    "launcher.cpus": Annotated[float, Range(0, None)],
+    "launcher.memory_gb": Positive,
+    "launcher.array": Count,
+    "launcher.address": Word | None,
     "extract.sites": Sites,
     "extract.tokens.pooling": Annotated[str, OneOf("default", "cls", "mean", "last", "eot", "tokens")],
     "extract.tokens.include": Annotated[str, OneOf("content", "answer", "all")],
@@ -123,7 +134,7 @@ SETTINGS: dict[str, Any] = {
 OF_ENHANCE = ("image", "text", "answers")
 
 #: Settings that only some launchers and hardware have.
-OPTIONAL = ("launcher.jobs", "hardware.ranks", "hardware.quantisation", "dictionary")
+OPTIONAL = ("launcher.", "hardware.ranks", "hardware.quantisation", "dictionary")
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -132,20 +143,13 @@ def check(config: Mapping[str, Any]) -> None:
         found, value = lookup(config, path)
         if found:
             conform(path, value, annotation)
-    for node in ("split", "enhance.split"):
-        shares = [lookup(config, f"{node}.{name}")[1] for name in ("validation", "test")]
-        if None not in shares and sum(shares) > 1 + 1e-9:
-            raise UserError(
-                f"{node}.validation={shares[0]} and {node}.test={shares[1]} are more than all there is.",
-                "Use shares that add up to at most 1; what is left over is for training.",
-            )
 
 
 def check_whole(config: Mapping[str, Any]) -> None:
     """Raise ``UserError`` where an override or a file took away a setting or a part that the stage needs."""
     trains = config.get("stage") not in ("extract", "aqi")
     for path in SETTINGS:
-        needed = path not in OPTIONAL and (trains or not path.startswith("train."))
+        needed = not path.startswith(OPTIONAL) and (trains or not path.startswith("train."))
         if path.startswith("aqi."):
             needed = config.get("stage") == "aqi"
         if path in OF_ENHANCE or path.startswith("enhance."):

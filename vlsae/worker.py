@@ -134,7 +134,8 @@ def _errors_alone() -> Iterator[None]:
 
 def _end(run: Run, error: BaseException) -> None:
     with _undisturbed():
-        if isinstance(error, KeyboardInterrupt):
+        # A launcher that will go on with the run later ends this process by SystemExit.
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
             run.interrupt()
         else:
             run.fail(error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import Timeout
 
 from vlsae.commands.failures import BUG, DONE, exit_code, message, worst
-from vlsae.commands.stage import command_line, compose_checked
+from vlsae.commands.stage import compose_checked
 from vlsae.errors import UserError
 from vlsae.leaving import INTERRUPTED
 from vlsae.runs import entries_of
@@ -83,6 +83,13 @@ def resume_sweep(folder: Path, config_dir: Path | None) -> int:
     return code
 
 
+def finish_job(folder: Path, number: int, config_dir: Path | None) -> int:
+    """Finish one job of a sweep, wherever this process runs, and return its exit code."""
+    record = read_sweep(folder)
+    job = next(one for one in record["jobs"] if one["job"] == number)
+    return _finish_job(folder, record, job, _runs_of(folder, record).get(number), config_dir)
+
+
 def _runs_of(folder: Path, record: dict[str, Any]) -> dict[int, Entry]:
     # Newest first, so that the first entry of a job is its last attempt.
     runs: dict[int, Entry] = {}
@@ -104,8 +111,9 @@ def _finish_job(
         run = _start(folder, record, job, config_dir) if entry is None else _go_on(entry)
     except BaseException as error:
         code = exit_code(error)
-        status = "interrupted" if code == INTERRUPTED else "failed"
-        record_job(folder, number, status=status, error=message(error), exit_code=code)
+        # Launchers end a job that is to go on later by SystemExit.
+        ended = code == INTERRUPTED or isinstance(error, SystemExit)
+        record_job(folder, number, status="interrupted" if ended else "failed", error=message(error), exit_code=code)
         if not isinstance(error, Exception):
             raise
         logger.error("job %d: %s", number, message(error), exc_info=error if code == BUG else None)
@@ -128,4 +136,4 @@ def _start(folder: Path, record: dict[str, Any], job: dict[str, Any], config_dir
     overrides = [*job["overrides"], f"runs_dir='{folder.parents[2]}'"]
     composed = compose_checked(record["stage"], overrides, config_dir)
     sweep, number = record["sweep_id"], job["job"]
-    return start(composed.config, job["overrides"], command_line(), composed.choices, sweep=sweep, job=number)
+    return start(composed.config, job["overrides"], record["command"], composed.choices, sweep=sweep, job=number)

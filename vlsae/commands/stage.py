@@ -32,6 +32,7 @@ class Request:
     config_dir: Path | None = None
     plugins: tuple[str, ...] = ()
     debug: bool = False
+    detach: bool = False
 
     @property
     def overrides(self) -> list[str]:
@@ -61,6 +62,10 @@ def run_stage_command(request: Request, *, multirun: bool, dry_run: bool) -> int
 
         return run_sweep(request, dry_run=dry_run)
     composed = compose_checked(request.stage, request.overrides, request.config_dir)
+    launcher = composed.choices.get("launcher")
+    if request.detach or launcher in ("slurm", "ray"):
+        asked = "--detach" if request.detach else f"launcher={launcher}"
+        raise UserError(f"{asked} is for the jobs of a sweep, and this is one run.", "Add -m; one job is a sweep too.")
     if dry_run:
         from vlsae.commands.dry_run import show
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlsae import plugins
+from vlsae.commands import cluster
 from vlsae.commands.failures import BUG, DONE, exit_code, message, worst
 from vlsae.commands.stage import Request, check_parts, command_line, compose_checked, set_up_logging
 from vlsae.errors import UserError
@@ -60,7 +62,12 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
         compose_checked(request.stage, words, request.config_dir)
     if dry_run:
         return _show(request, jobs)
-    config = resolved(first.config)
+    config, launcher = resolved(first.config), first.choices.get("launcher", "local")
+    if launcher in cluster.CLUSTERS:
+        cluster.check(request, launcher, config["launcher"], jobs)
+        cluster.resolve(request, jobs)
+    elif request.detach:
+        raise UserError(f"--detach leaves jobs to Slurm, and the launcher is {launcher}.", "Use launcher=slurm.")
     name = config["name"] or stage_module(request.stage).run_name(config)
     folder = claim_sweep(
         runs_root(config["runs_dir"]),
@@ -69,12 +76,17 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
         command=command_line(),
         overrides=request.overrides,
         jobs=jobs,
-        launcher=first.choices.get("launcher", "local"),
+        launcher=launcher,
     )
     job = Job(read_sweep(folder)["sweep_id"], str(folder), tuple(command_line()), request.plugins, request.debug)
     code = BUG
     try:
-        if first.choices.get("launcher") == "together":
+        if launcher in cluster.CLUSTERS:
+            own = str(request.config_dir.resolve()) if request.config_dir else None
+            named = tuple(plugins.references())
+            works = [cluster.RemoteJob(str(folder), n, named, own, request.debug) for n in range(len(jobs))]
+            cluster.run_on_cluster(launcher, works, config["launcher"], detach=request.detach)
+        elif launcher == "together":
             _launch_together(request, job, jobs, int(config["launcher"]["jobs"]))
         else:
             with tempfile.TemporaryDirectory(prefix="vlsae-sweep-") as scratch:
@@ -84,7 +96,11 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
         code = INTERRUPTED
         raise
     finally:
-        record = finish_sweep(folder, interrupted=code == INTERRUPTED)
+        if not (request.detach and code == DONE):
+            record = finish_sweep(folder, interrupted=code == INTERRUPTED)
+    if request.detach:
+        console().print(f"sweep  {folder / RECORD} ({len(jobs)} jobs submitted)", soft_wrap=True)
+        return DONE
     page = write_sweep_report(folder)
     shown = console()
     shown.print(sweep_table(record))
@@ -154,7 +170,6 @@ def run_job(config: DictConfig, job: Job) -> float | None:
 
 
 def _run(config: DictConfig, job: Job, number: int, overrides: list[str], choices: Mapping[str, str]) -> float | None:
-    from vlsae import plugins
     from vlsae.config import check_composed
     from vlsae.stages import start
 
