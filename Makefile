@@ -38,6 +38,9 @@ bench: $(STAMP)  ## measure the hot paths beside their peers
 	$(BIN)/python benchmarks/dictionary_step.py --peers .venv/peers
 	$(BIN)/python benchmarks/probe.py speed
 
+stress: $(STAMP)  ## half an hour: memory over long work, drawn for docs/scaling.md
+	$(BIN)/python scripts/stress.py memory --minutes 30 --out docs/figures
+
 docs: $(STAMP)  ## make the pages of docs/ a site in site/
 	@$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --quiet
@@ -48,4 +51,4 @@ bundled: $(STAMP)  ## train the bundled models again; TEXTS=FOLDER holds the two
 	$(BIN)/python scripts/make_bundled_texts.py
 	$(BIN)/python scripts/make_bundled_lm.py $(TEXTS)
 
-.PHONY: help install demo test format lint types check bench docs bundled
+.PHONY: help install demo test format lint types check bench stress docs bundled

@@ -1,0 +1,138 @@
+"""What takes too long for `make test`: memory over long work, and work that is killed again and again.
+
+.venv/bin/python scripts/stress.py memory --minutes 30 --out docs/figures
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+from vlsae.reporting.plots import draw
+from vlsae.result import Plot, Series
+
+#: Seconds between two looks at a process's memory.
+EVERY = 2.0
+
+#: Growth, as a share, from the second quarter of the work to the last, above which memory counts as growing.
+MOST_GROWTH = 0.05
+
+#: What runs long: more samples and epochs than fit into the time.
+WORK = {
+    "extraction": ["extract", "dataset.n=200000", "extract.thumbnails=0"],
+    "training": ["train", "--limit=4000", "train.epochs=1000000", "train.patience=null", "train.checkpoint_every=200"],
+}
+
+
+@dataclass
+class Trace:
+    """Memory of a piece of work over time: minutes and megabytes, by process where it was started again."""
+
+    minutes: list[float] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+
+    def growth(self) -> float:
+        """Return the share by which the median of the last quarter lies above that of the second."""
+        n = len(self.megabytes)
+        early, late = self.megabytes[n // 4 : n // 2], self.megabytes[-(n // 4) :]
+        return median(late) / median(early) - 1
+
+
+def memory(minutes: float, out: Path) -> int:
+    """Watch the memory of an extraction and of a training, half the time each; return 1 where it grows."""
+    traces = {}
+    with tempfile.TemporaryDirectory(prefix="vlsae-stress-") as runs:
+        _finish(["extract", "--limit=4000"], runs)
+        for name, words in WORK.items():
+            traces[name] = _watch(words, runs, minutes * 30)
+    _draw(traces, minutes, out)
+    grown = {name: trace.growth() for name, trace in traces.items()}
+    for name, share in grown.items():
+        print(f"{name}: {median(traces[name].megabytes):.0f} MB, {share:+.1%} from the second quarter to the last")
+    return int(max(grown.values()) > MOST_GROWTH)
+
+
+def _finish(words: list[str], runs: str) -> None:
+    subprocess.run(_command(words), env=_environment(runs), check=True, stdout=subprocess.DEVNULL)
+
+
+def _watch(words: list[str], runs: str, seconds: float) -> Trace:
+    """Return the memory of a command, started anew where it ends early and interrupted at the end of the time."""
+    trace, start = Trace(), time.monotonic()
+    while time.monotonic() - start < seconds:
+        process = subprocess.Popen(_command(words), env=_environment(runs), stdout=subprocess.DEVNULL)
+        while process.poll() is None and time.monotonic() - start < seconds:
+            time.sleep(EVERY)
+            trace.minutes.append((time.monotonic() - start) / 60)
+            trace.megabytes.append(_resident(process.pid) / 1e6)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        if process.wait(120) not in (0, 130):
+            raise SystemExit(f"vlsae {' '.join(words)} ended with exit code {process.returncode}")
+    return trace
+
+
+def _command(words: list[str]) -> list[str]:
+    return [sys.executable, "-m", "vlsae", *words, "hardware=cpu"]
+
+
+def _environment(runs: str) -> dict[str, str]:
+    return {**os.environ, "VLSAE_RUNS": runs}
+
+
+def _resident(pid: int) -> int:
+    """Return the bytes of memory of a process and its children that no other process shares with them."""
+    total = 0
+    for one in (pid, *_children(pid)):
+        try:
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        found = [int(one) for thread in threads for one in (thread / "children").read_text().split()]
+    except OSError:
+        return []
+    return found + [below for one in found for below in _children(one)]
+
+
+def _draw(traces: dict[str, Trace], minutes: float, out: Path) -> None:
+    series = [Series(name, trace.minutes, trace.megabytes) for name, trace in traces.items()]
+    plot = Plot(
+        "memory",
+        f"Memory over {minutes:.0f} minutes, half of them each",
+        "minutes",
+        "MB that a process holds itself",
+        series,
+        kind="points",
+        description="Anonymous memory of the process and its workers, without the pages of files that are mapped.",
+    )
+    draw({"kind": plot.kind, **asdict(plot)}).write(out)
+
+
+def main() -> int:
+    """Run one kind of stress and return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    own = kinds.add_parser("memory", help="memory over minutes of extraction and training, drawn")
+    own.add_argument("--minutes", type=float, default=30.0)
+    own.add_argument("--out", type=Path, default=Path("docs/figures"))
+    given = parser.parse_args()
+    return memory(given.minutes, given.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
