@@ -98,8 +98,12 @@ def test_unknown_stage():
 
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_experiments_compose(name):
-    data = ["dataset.path=photos"] if name.startswith("vl_sae_clip") else []
-    check_values(resolved(compose("train", [f"experiment={name}", *data])))
+    text = (config_dir() / "experiment" / f"{name}.yaml").read_text()
+    stage = "probe" if "override /probe:" in text else "enhance" if "override /task:" in text else "train"
+    needed = {"dataset.path": "photos", "model.checkpoint": "path:network"}
+    values = [f"{key}={value}" for key, value in needed.items() if f"{key}=" in text]
+    values += ["dataset.path=photos"] if name.startswith("vl_sae_clip") else []
+    check_values(resolved(compose(stage, [f"experiment={name}", *dict.fromkeys(values)])))
 
 
 def test_own_folder_adds_and_comes_first(tmp_path):
