@@ -85,6 +85,25 @@ def test_an_adapted_weight_follows_the_active_concepts_and_survives_files(tmp_pa
     assert fixed.sparsity_weight == 0.5
 
 
+def test_relu_l1_starts_at_k_active_concepts_and_warms_its_penalty_up():
+    batch = {stream: torch.randn(300, D, generator=torch.Generator().manual_seed(n)) for n, stream in enumerate(BOTH)}
+    dictionary = ReLUL1(D, H, K, bias_start="k", sparsity=None, penalty_warmup=4)
+    dictionary.initialize(batch)
+    active = [dictionary.encode(x, stream).offsets.diff().double().mean().item() for stream, x in batch.items()]
+    assert sum(active) / 2 == pytest.approx(K, rel=0.1)
+    assert dictionary.sparsity_weight.item() == pytest.approx(math.sqrt(D / K) / 2)
+    whole = ReLUL1(D, H, K, bias_start="k", sparsity=None)
+    whole.load_state_dict(dictionary.state_dict())
+    optimizer = build_optimizer(dictionary, 0.0)
+    full = whole.loss(batch).parts["loss/sparsity"].item()
+    for step, share in enumerate((0.25, 0.5, 0.75, 1.0)):
+        part = train_step(dictionary, batch, optimizer, step).parts["loss/sparsity"].item()
+        assert part == pytest.approx(share * full, rel=1e-4)
+        assert dictionary.sparsity_weight.item() == pytest.approx(math.sqrt(D / K) / 2)
+    train_step(dictionary, batch, optimizer, 4)
+    assert dictionary.sparsity_weight.item() != pytest.approx(math.sqrt(D / K) / 2, rel=1e-9)
+
+
 def test_outside_training_more_than_k_active_concepts_cost_the_error():
     batch = {stream: torch.randn(20, D, generator=torch.Generator().manual_seed(1)) for stream in BOTH}
     dictionary = Gated(D, H, K).eval()

@@ -34,7 +34,6 @@ class JumpReLU(PenalizedDictionary):
     """
 
     kind: ClassVar[str] = "jump_relu"
-    steps: Tensor
 
     def __init__(
         self,
@@ -50,40 +49,30 @@ class JumpReLU(PenalizedDictionary):
         threshold_lr_scale: Annotated[float, Range(0, None)] = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(width, n_concepts, k, adapt=adapt, **options)
+        super().__init__(width, n_concepts, k, adapt=adapt, penalty_warmup=penalty_warmup, **options)
         self.penalty = one_of("penalty", penalty, PENALTIES)
         if penalty == "target" and adapt > 0:
             raise UserError(f"adapt={adapt} is for penalty=l0; penalty=target aims at k itself.", "Leave adapt at 0.")
         for name, value in (("threshold", 1.0 if threshold is None else threshold), ("bandwidth", bandwidth)):
             if not 0 < value < math.inf:
                 raise UserError(f"{name} must be a finite number above 0; got {value}.")
-        check_finite_number("penalty_warmup", penalty_warmup, low=0)
         check_finite_number("threshold_lr_scale", threshold_lr_scale, low=0)
-        self.penalty_warmup, self.threshold, self.bandwidth = penalty_warmup, threshold, bandwidth
+        self.threshold, self.bandwidth = threshold, bandwidth
         self.threshold_lr_scale = threshold_lr_scale
         #: What stands for 1 among rows of length 1 on average.
         self._unit = math.sqrt(width) if self.input_norm == "rms" else 1.0
         start = math.log((1e-3 if threshold is None else threshold) * self._unit)
         self.log_threshold = nn.Parameter(torch.full((self.n_concepts,), start))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
         """Measure the rows' size and centre, and where no threshold is given, the one that leaves k active concepts."""
         super().initialize(batch)
         if self.threshold is None:
-            # The streams count alike: of each the k-th part of its activations lies above the threshold.
-            active = [self._activate(x, stream) for stream, x in self.checked_batch(batch).items()]
-            values = torch.stack([self._above_which(a) for a in active])
-            self.log_threshold.data.fill_(values.mean().clamp(min=1e-6).log().item())
+            self.log_threshold.data.fill_(self._exceeded_by_k(batch).clamp(min=1e-6).log().item())
 
     def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         """Return Adam without momentum, as published."""
         return Adam(groups, lr, betas=(0.0, 0.999))
-
-    def after_step(self, step: int) -> None:
-        """Keep the constraints and count the steps of the penalty's warm-up."""
-        super().after_step(step)
-        self.steps.add_(1)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return two optimiser groups: the thresholds have a learning rate of their own."""
@@ -105,24 +94,11 @@ class JumpReLU(PenalizedDictionary):
             counts = self._penalty(active, code).split(sizes)
             means = [of_all_ranks.mean(count.mean(), len(count)) for count in counts]
             off = torch.stack([(mean / self.k - 1).square() for mean in means])
-            terms = {"loss/sparsity": self.sparsity_weight * off.sum()}
-        else:
-            terms = super()._terms(x, active, code, sizes, parts)
-        return {name: term * self._grown() for name, term in terms.items()}
-
-    def _grown(self) -> Tensor | float:
-        """Return the share of the penalty at this step; all of it outside training."""
-        if not self.training or self.penalty_warmup == 0:
-            return 1.0
-        return ((self.steps + 1) / self.penalty_warmup).clamp(max=1)
+            return {"loss/sparsity": self.sparsity_weight * off.sum() * self._grown()}
+        return super()._terms(x, active, code, sizes, parts)
 
     def _threshold(self, like: Tensor) -> Tensor:
         return self.log_threshold.to(like).exp()
-
-    def _above_which(self, activations: Tensor) -> Tensor:
-        """Return the value that k activations a row exceed on average."""
-        flat = activations.flatten()
-        return flat.kthvalue(max(1, len(flat) - self.k * len(activations))).values
 
 
 class _Step(torch.autograd.Function):

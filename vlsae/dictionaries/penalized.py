@@ -24,10 +24,12 @@ class PenalizedDictionary(CenteredDictionary):
     λ starts at ``sparsity``. After each step it is multiplied by ``exp(adapt · log(L0 / k))``, the logarithm held
     within ±1, so that rows come to have k active concepts on average; ``adapt=0`` keeps it, as the papers do, who try
     several. Outside training an adapted λ is no yardstick: active concepts beyond k cost as many times the error there.
+    Over the first ``penalty_warmup`` steps the penalty grows linearly, and λ stays.
     """
 
     bounds_k: ClassVar[bool] = False
     sparsity_weight: Tensor
+    steps: Tensor
 
     def __init__(
         self,
@@ -39,19 +41,23 @@ class PenalizedDictionary(CenteredDictionary):
         auxiliary_weight: Annotated[float, Range(0, None)] = 0.0,
         sparsity: Annotated[float, Range(0, None)] = 1.0,
         adapt: Annotated[float, Range(0, None)] = 0.01,
+        penalty_warmup: Annotated[int, Range(0, None)] = 0,
         **options: Any,
     ) -> None:
         super().__init__(width, n_concepts, k, input_norm=input_norm, auxiliary_weight=auxiliary_weight, **options)
         check_finite_number("sparsity", sparsity, low=0)
         check_finite_number("adapt", adapt, low=0)
-        self.sparsity, self.adapt = sparsity, adapt
+        check_finite_number("penalty_warmup", penalty_warmup, low=0)
+        self.sparsity, self.adapt, self.penalty_warmup = sparsity, adapt, penalty_warmup
         self.register_buffer("sparsity_weight", torch.tensor(float(sparsity)))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=False)
         self._active: Tensor | None = None
 
     def after_step(self, step: int) -> None:
         """Keep the constraints, and let the penalty's weight follow the number of active concepts."""
         super().after_step(step)
-        if self._active is not None and self.adapt > 0:
+        self.steps.add_(1)
+        if self._active is not None and self.adapt > 0 and self.steps > self.penalty_warmup:
             off = (self._active / self.k).log().clamp(-1, 1)
             self.sparsity_weight.mul_((self.adapt * off).exp().to(self.sparsity_weight))
         self._active = None
@@ -75,4 +81,16 @@ class PenalizedDictionary(CenteredDictionary):
         if torch.is_grad_enabled():
             self._active = of_all_ranks.mean((code.detach() > 0).sum(dim=1).double().mean(), len(code))
         penalty = sum_of_stream_means(self._penalty(active, code), sizes)
-        return {"loss/sparsity": self.sparsity_weight / self.width * penalty}
+        return {"loss/sparsity": self.sparsity_weight / self.width * penalty * self._grown()}
+
+    def _grown(self) -> Tensor | float:
+        """Return the share of the penalty at this step; all of it outside training."""
+        if not self.training or self.penalty_warmup == 0:
+            return 1.0
+        return ((self.steps + 1) / self.penalty_warmup).clamp(max=1)
+
+    def _exceeded_by_k(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the activation that k concepts of a row exceed on average, the mean of the streams' own."""
+        active = [self._activate(x, stream).flatten() for stream, x in self.checked_batch(batch).items()]
+        kept = [max(1, len(flat) - self.k * len(flat) // self.n_concepts) for flat in active]
+        return torch.stack([flat.kthvalue(place).values for flat, place in zip(active, kept)]).mean()
