@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from vlsae.dictionaries.auxiliary import AuxiliaryAutoencoder
     from vlsae.dictionaries.base import Dictionary, SparseCode
     from vlsae.dictionaries.batch_top_k import BatchTopK
+    from vlsae.dictionaries.canonical import Canonical
     from vlsae.dictionaries.codebook import codebook_snap
     from vlsae.dictionaries.codebook_dictionary import Codebook
     from vlsae.dictionaries.dist_1dec import DistanceOneDecoder
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AuxiliaryAutoencoder": "auxiliary",
     "BatchTopK": "batch_top_k",
+    "Canonical": "canonical",
     "Codebook": "codebook_dictionary",
     "Dictionary": "base",
     "DistanceOneDecoder": "dist_1dec",
@@ -83,6 +85,7 @@ __all__ = [
     "VLSAE",
     "AuxiliaryAutoencoder",
     "BatchTopK",
+    "Canonical",
     "Codebook",
     "Dictionary",
     "DistanceOneDecoder",

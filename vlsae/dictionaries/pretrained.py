@@ -34,6 +34,7 @@ KINDS: dict[str, str] = {
     "matryoshka_k": "vlsae.dictionaries.matryoshka_k",
     "codebook": "vlsae.dictionaries.codebook_dictionary",
     "prototype": "vlsae.dictionaries.prototype_network",
+    "canonical": "vlsae.dictionaries.canonical",
     "sae_v": "vlsae.dictionaries.sae_v",
     "linear_basis": "vlsae.dictionaries.linear_basis",
     "nonnegative": "vlsae.dictionaries.nonnegative",
