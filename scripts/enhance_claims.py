@@ -4,6 +4,7 @@
 
 Runs `vlsae enhance task=… seed=…` (the trainings are made once a seed and reused) and prints each number's mean over
 seeds with the values of all seeds. Overrides go to every command, such as model.checkpoint=path:FOLDER.
+Which gains of task=hallucination are beyond the spread of pictures and seeds, the page of each run says.
 """
 
 from __future__ import annotations
@@ -22,12 +23,20 @@ from vlsae.runs.latest import newest_done
 
 QUERIES = "task.queries=['+color=red -shape=circle','+shape=star','+background=black -color=blue']"
 
+#: The bundled vision-language model; its dictionary learns from scenes as biased as those that are asked about. The
+#: command's own seeds (three, and three more a seed of the dictionary) are means of each number.
+HALLUCINATION = [
+    "model=llava", "task.controls=full", "dataset.hard=true", "dataset.cooccurrence=0.7", "dataset.seed=9200",
+    "dataset.detail=short", "dataset.n=4000",
+]  # fmt: skip
+
 #: What is run and which numbers of it are shown: (name, overrides, prefixes of metrics).
 TASKS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "zero_shot": ([], ("before/accuracy", "after/accuracy", "difference/accuracy", "accuracy/", "alpha")),
     "steering": ([], ("wanted_at_budget/", "concept_auroc")),
     "retrieval": ([QUERIES], ("before/", "after/", "difference/", "text_of_image/r1/", "image_of_text/r1/", "search/")),
     "debias": ([], ("before/", "after/", "difference/", "worst_group/", "removed")),
+    "hallucination": (HALLUCINATION, ("f1/mean/", "chair_i/", "gain/", "after/chair", "after/caption", "after/f1")),
 }
 LEFT_OUT = ("time", "r5", "r10")
 

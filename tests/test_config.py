@@ -101,6 +101,7 @@ def test_experiments_compose(name):
     text = (config_dir() / "experiment" / f"{name}.yaml").read_text()
     stage = "probe" if "override /probe:" in text else "enhance" if "override /task:" in text else "train"
     needed = {"dataset.path": "photos", "model.checkpoint": "path:network"}
+    needed |= {"task.data.path": "val2014", "task.data.questions": "pope"}
     values = [f"{key}={value}" for key, value in needed.items() if f"{key}=" in text]
     values += ["dataset.path=photos"] if name.startswith("vl_sae_clip") else []
     check_values(resolved(compose(stage, [f"experiment={name}", *dict.fromkeys(values)])))
