@@ -101,8 +101,17 @@ class WandB(Logger):
                 config=dict(config),
                 # An upstream run that this one makes has a W&B run of its own at the same time.
                 reinit="create_new",
-                # Git state and the command are in the manifest; nothing of the machine is collected.
-                settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+                # Git state and the command, its secrets masked, are in the manifest. Of themselves W&B's records would
+                # hold the command as it was typed, and facts of the machine.
+                settings=wandb.Settings(
+                    console="off",
+                    silent=True,
+                    disable_git=True,
+                    save_code=False,
+                    x_disable_meta=True,
+                    x_disable_stats=True,
+                    x_disable_machine_info=True,
+                ),
             )
         except wandb.errors.Error as error:
             mend = "Use logger.mode=offline and `wandb sync` later, or logger=none."

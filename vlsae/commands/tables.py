@@ -21,6 +21,9 @@ PIPED_WIDTH = 200
 #: Rows of a stage's table that the terminal shows.
 MOST_ROWS = 40
 
+# Signs that a terminal would obey: shown as they are written in Python.
+_CONTROLS = {number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32), *range(127, 160))}
+
 
 def console() -> Console:
     """Return a console on stdout."""
@@ -41,7 +44,7 @@ def runs_table(entries: Iterable[Entry]) -> Table:
         note = entry.fault or manifest.get("error") or " ".join(map(str, manifest.get("overrides", ())))
         time = duration(entry.start, manifest.get("end"), entry.status == "running") if manifest else ""
         shown = status(entry.status, is_partial(manifest))
-        table.add_row(Text(str(entry.id)), shown, Text(entry.start[:19]), time, Text(str(note)))
+        table.add_row(_text(str(entry.id)), shown, _text(entry.start[:19]), time, _text(str(note)))
     return table
 
 
@@ -50,29 +53,29 @@ def facts_table(path: Path, manifest: Mapping[str, Any], root: Path) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("run", Text(manifest["run_id"]))
-    table.add_row("path", Text(str(path)))
+    table.add_row("run", _text(manifest["run_id"]))
+    table.add_row("path", _text(str(path)))
     table.add_row("status", status(manifest["status"], is_partial(manifest)))
     if manifest["error"]:
-        table.add_row("error", Text(manifest["error"], style="red"))
+        table.add_row("error", _text(manifest["error"], style="red"))
     time = duration(manifest["start"], manifest["end"], manifest["status"] == "running")
-    table.add_row("start (UTC)", Text(f"{manifest['start'][:19]}, {time}"))
-    table.add_row("command", Text(" ".join(map(str, manifest["command"]))))
-    table.add_row("parents", Text(_parents(manifest["parents"], root)))
+    table.add_row("start (UTC)", _text(f"{manifest['start'][:19]}, {time}"))
+    table.add_row("command", _text(" ".join(map(str, manifest["command"]))))
+    table.add_row("parents", _text(_parents(manifest["parents"], root)))
     if manifest["sweep"]:
-        table.add_row("sweep", Text(f"{manifest['sweep']}, job {manifest['job']}"))
-    table.add_row("seeds", Text(", ".join(f"{name} {value}" for name, value in manifest["seeds"].items())))
-    table.add_row("device", Text(f"{manifest['device']}, {manifest['threads']} threads"))
-    table.add_row("commit", Text(manifest["git_commit"] or "none"))
-    table.add_row("fingerprint", Text(manifest["fingerprint"]))
+        table.add_row("sweep", _text(f"{manifest['sweep']}, job {manifest['job']}"))
+    table.add_row("seeds", _text(", ".join(f"{name} {value}" for name, value in manifest["seeds"].items())))
+    table.add_row("device", _text(f"{manifest['device']}, {manifest['threads']} threads"))
+    table.add_row("commit", _text(manifest["git_commit"] or "none"))
+    table.add_row("fingerprint", _text(manifest["fingerprint"]))
     size = sum(entry["bytes"] for entry in manifest["files"])
-    table.add_row("files", Text(f"{len(manifest['files'])} with {size:,} bytes"))
+    table.add_row("files", _text(f"{len(manifest['files'])} with {size:,} bytes"))
     return table
 
 
 def metrics_table(summary: Mapping[str, Any], title: str | None = None) -> Table:
     """Return the final numbers of a run with their intervals."""
-    table = Table(box=box.SIMPLE_HEAD, title=None if title is None else Text(title), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=None if title is None else _text(title), title_justify="left")
     table.add_column("metric", overflow="fold")
     for heading in ("value", "95 % interval"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -80,18 +83,18 @@ def metrics_table(summary: Mapping[str, Any], title: str | None = None) -> Table
     for name, measure in summary["metrics"].items():
         low, high = measure["low"], measure["high"]
         interval = "" if low is None or high is None else f"{number(low)} to {number(high)}"
-        table.add_row(Text(name), number(measure["value"]), interval, Text(measure["unit"]))
+        table.add_row(_text(name), number(measure["value"]), interval, _text(measure["unit"]))
     return table
 
 
 def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     """Return a table that a stage found, its first rows where there are many."""
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=_text(title), title_justify="left")
     for place, heading in enumerate(columns):
         numeric = all(row[place] is None or isinstance(row[place], (int, float)) for row in rows)
-        table.add_column(Text(heading), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(_text(heading), justify="right" if numeric else "left", overflow="fold")
     for row in rows[:MOST_ROWS]:
-        table.add_row(*(Text(number(cell) if isinstance(cell, float) else _value(cell)) for cell in row))
+        table.add_row(*(_text(number(cell) if isinstance(cell, float) else _value(cell)) for cell in row))
     if len(rows) > MOST_ROWS:
         table.caption = f"{len(rows) - MOST_ROWS} more rows in the file"
     return table
@@ -101,21 +104,21 @@ def difference_table(title: str, pairs: Mapping[str, tuple[Any, Any]], names: tu
     """Return one part of ``vlsae runs diff``."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for heading in (title, *names):
-        table.add_column(Text(heading), overflow="fold")
+        table.add_column(_text(heading), overflow="fold")
     for name, (first, second) in pairs.items():
-        table.add_row(Text(name), Text(_value(first)), Text(_value(second)))
+        table.add_row(_text(name), _text(_value(first)), _text(_value(second)))
     return table
 
 
 def sweep_table(record: Mapping[str, Any]) -> Table:
     """Return the jobs of a sweep's record: what each was asked, and its run or what went wrong."""
-    table = Table(box=box.SIMPLE_HEAD, title=Text(record["sweep_id"]), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=_text(record["sweep_id"]), title_justify="left")
     for heading in ("job", "overrides", "status", "run"):
         table.add_column(heading, overflow="fold")
     for job in record["jobs"]:
         outcome = job["run_id"] if job["status"] == "done" else job["error"] or job["run_id"] or ""
         first = outcome.split("\n")[0]
-        table.add_row(str(job["job"]), Text(" ".join(job["overrides"])), status(job["status"]), Text(first))
+        table.add_row(str(job["job"]), _text(" ".join(job["overrides"])), status(job["status"]), _text(first))
     return table
 
 
@@ -156,3 +159,8 @@ def _parents(parents: Iterable[str], root: Path) -> str:
 
 def _value(value: Any) -> str:
     return number(value) if isinstance(value, float) else "—" if value is None else str(value)
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Return a user's words as they stand: neither markup nor a sequence that steers the terminal."""
+    return Text(str(words).translate(_CONTROLS), style=style)
