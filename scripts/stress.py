@@ -28,7 +28,7 @@ MOST_GROWTH = 0.05
 #: What runs long: more samples and epochs than fit into the time.
 WORK = {
     "extraction": ["extract", "dataset.n=200000", "extract.thumbnails=0"],
-    "training": ["train", "--limit=4000", "train.epochs=1000000", "train.patience=null", "train.checkpoint_every=200"],
+    "training": ["train", "--limit=1000", "train.epochs=1000000", "train.patience=null", "train.checkpoint_every=200"],
 }
 
 
@@ -50,7 +50,7 @@ def memory(minutes: float, out: Path) -> int:
     """Watch the memory of an extraction and of a training, half the time each; return 1 where it grows."""
     traces = {}
     with tempfile.TemporaryDirectory(prefix="vlsae-stress-") as runs:
-        _finish(["extract", "--limit=4000"], runs)
+        _finish(["extract", "--limit=1000"], runs)
         for name, words in WORK.items():
             traces[name] = _watch(words, runs, minutes * 30)
     _draw(traces, minutes, out)

@@ -56,7 +56,7 @@ def only_sweep(runs_dir: Path) -> dict:
     return json.loads(record.read_text())
 
 
-def until(condition, seconds: float = 200) -> None:
+def until(condition, seconds: float = 280) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "this takes too long"

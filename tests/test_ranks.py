@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,14 +80,14 @@ def script(folder: Path, body: str) -> Path:
 
 
 def alone(path: Path) -> None:
-    finished = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=240, check=False)
+    finished = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=880, check=False)
     assert finished.returncode == 0, finished.stderr[-3000:]
 
 
 def by_torchrun(path: Path, ranks: int = 2) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(path)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=880, check=False)
     assert finished.returncode == 0, finished.stderr[-3000:]
 
 

@@ -22,7 +22,7 @@ from vlsae.stages import STAGES
 from vlsae.stages.torchrun import RankFailed
 from vlsae.worker import run_stage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXTRACT = ["--limit=300", "extract.shard_samples=64", "extract.batch_size=32"]
 TRAIN = [

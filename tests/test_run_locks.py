@@ -179,3 +179,75 @@ def test_every_end_frees_the_lock(tmp_path, end):
     run = new_run(tmp_path)
     run.fail("x") if end == "fail" else getattr(run, end)()
     assert not is_held(run.path / "run.lock")
+
+
+NO_LOCKS = """
+import fcntl, pathlib, sys
+from vlsae.errors import UserError
+from vlsae.runs import Run, claim
+
+def refuse(descriptor, operation):
+    raise OSError(37, "No locks available")
+
+def made(name):
+    facts = dict(command=[], overrides=[], seeds={}, config="a: 1", identity={}, fingerprint="f", parents=[], choices={})
+    return claim(pathlib.Path(sys.argv[1]), "tiny", name, **facts)
+
+held = made("held")
+held.release()
+for fault in (refuse, lambda descriptor, operation: None):
+    fcntl.flock = fault
+    for start in (lambda: made("one"), lambda: Run.open(held.path)):
+        try:
+            start()
+        except UserError as error:
+            print(error.message, error.mend)
+        else:
+            print("started")
+"""
+
+
+def test_a_file_system_without_working_locks_is_refused(tmp_path):
+    process = python(tmp_path, NO_LOCKS, str(tmp_path / "runs"))
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    lines = printed.splitlines()
+    assert len(lines) == 4
+    for line, reason in zip(lines, ["No locks available"] * 2 + ["two holders have the same lock"] * 2):
+        assert reason in line
+        assert "Set VLSAE_RUNS" in line
+    assert not list(tmp_path.glob("runs/tiny/one/v*"))
+
+
+TRAINING = """
+import os, sys, time
+from vlsae.cli import main
+from vlsae.stages import launch, train, extract
+import vlsae.training.loop, vlsae.dictionaries.evaluation, vlsae.reporting, hydra, datasets
+
+children = []
+start = time.time() + 1.0
+for number in range(8):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(max(0.0, start - time.time()))
+        os._exit(main(sys.argv[1:]))
+    children.append(pid)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_eight_trainings_at_once_share_one_extraction_and_are_eight_runs(tmp_path, runs_dir):
+    plugin = Path(__file__).parent / "plugin_files" / "tiny_parts.py"
+    words = ["train", "--plugin", str(plugin), "model=tiny", "dataset.n=24", "objective=my_sae"]
+    quick = ["train.epochs=1", "train.batch_size=8", "train.evaluate.bootstrap=2", "train.evaluate.concepts=1"]
+    process = python(tmp_path, TRAINING, *words, *quick, "train.evaluate.names=false")
+    errors = process.communicate(timeout=880)[1]
+    assert process.returncode == 0, errors[-3000:]
+    entries = list(entries_of(runs_dir, "train"))
+    assert sorted(entry.id.version for entry in entries) == list(range(1, 9))
+    assert {entry.status for entry in entries} == {"done"}
+    assert {tuple(entry.manifest["parents"]) for entry in entries} == {("extract/tiny-shapes/v0001",)}
+    assert len(list(runs_dir.glob("extract/*/v*"))) == 1

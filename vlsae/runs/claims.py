@@ -19,7 +19,7 @@ from vlsae.runs.environment import (
     package_versions,
 )
 from vlsae.runs.files import write_atomic
-from vlsae.runs.locks import claim_lock
+from vlsae.runs.locks import claim_lock, require_locks
 from vlsae.runs.manifest import RUNNING, SCHEMA, write_manifest
 from vlsae.runs.names import LATEST, RunId, check_name, check_stage, version_folder, version_number
 from vlsae.runs.run import Run
@@ -51,7 +51,7 @@ def claim(
 
     ``config`` is the composed configuration as YAML; values of secrets in it, in ``identity``, ``command`` and
     ``overrides`` are masked. Raises ``UserError`` for a name that is no folder name and for a root that cannot be
-    written.
+    written or has no working locks.
     """
     check_stage(stage)
     check_name(name)
@@ -76,6 +76,7 @@ def claim(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        require_locks(folder)
         with claim_lock(folder):
             version, path = _new_version(folder)
             path = path.resolve()

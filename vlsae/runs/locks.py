@@ -14,12 +14,45 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from vlsae.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 RUN_LOCK = "run.lock"
 CLAIM_LOCK = ".claim.lock"
 # Asking whether a lock is held shares it for a moment; whoever opens a run waits this long before it calls it held.
 PATIENCE_SECONDS = 1.0
+
+
+def require_locks(folder: Path) -> None:
+    """Raise ``UserError`` where locks in a folder do not keep others out: two runs would write into each other.
+
+    Whether another machine is kept out cannot be seen from one.
+    """
+    reason = _fault_of_locks(folder / CLAIM_LOCK)
+    if reason is not None:
+        raise UserError(
+            f"{folder} lies on a file system whose locks do not work ({reason}).",
+            "Set VLSAE_RUNS or runs_dir to a local disk, or to one mounted with locks (NFS without nolock, Lustre with "
+            "flock).",
+        )
+
+
+def _fault_of_locks(path: Path) -> str | None:
+    """Lock a file twice, which must fail the second time, and return what is wrong, None where nothing is."""
+    descriptors = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666) for _ in range(2)]
+    try:
+        for descriptor in descriptors:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    else:
+        return "two holders have the same lock"
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def lock_file(path: Path) -> FileLock:

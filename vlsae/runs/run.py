@@ -13,7 +13,7 @@ from vlsae.errors import UserError
 from vlsae.runs.environment import mask_values, now, package_versions
 from vlsae.runs.inventory import KnownDigest, inventory, know
 from vlsae.runs.latest import move_latest
-from vlsae.runs.locks import PATIENCE_SECONDS, RUN_LOCK, is_held, lock_file
+from vlsae.runs.locks import PATIENCE_SECONDS, RUN_LOCK, is_held, lock_file, require_locks
 from vlsae.runs.manifest import DONE, FAILED, INTERRUPTED, RUNNING, read_manifest, write_manifest
 from vlsae.runs.metrics import MetricsLog, write_summary
 
@@ -44,6 +44,7 @@ class Run:
         Raises ``UserError`` when another process works in it or when it is done.
         """
         run = cls.load(path)
+        require_locks(run.path.parent)
         run.lock()
         try:
             run.manifest = read_manifest(run.path)
