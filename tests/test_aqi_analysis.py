@@ -14,6 +14,7 @@ from vlsae.aqi.comparison import compare_states
 from vlsae.aqi.design import Design, design_of
 from vlsae.aqi.headline import headline
 from vlsae.aqi.held_out import learned_pooling
+from vlsae.aqi.kept import KeptRows, kept_places
 from vlsae.aqi.labelling import label_samples
 from vlsae.aqi.layer import layer_of, measure
 from vlsae.aqi.onepass import OnePass
@@ -119,6 +120,26 @@ def test_one_passs_memory_does_not_grow_with_the_rows():
     small, large = peak(1_000), peak(5_000)
     # A row of its cells, 8 bytes, is looked up by the design; nothing of its values is kept.
     assert large - small < 5_000 * 64
+
+
+def test_rows_are_kept_evenly_whatever_their_order():
+    labelling, design, rows = drawn(n=60)
+    places = kept_places(design, labelling.ids, 160)
+    assert len(places) == 160
+    counts = np.bincount(design.cells[places], minlength=design.n_cells)
+    assert set(counts.tolist()) == {2}
+    turned = np.arange(len(labelling.rows))[::-1]
+    mirrored = kept_places(design.take(turned), labelling.take(turned).ids, 160)
+    assert {labelling.ids[i] for i in places} == {labelling.ids[turned[i]] for i in mirrored}
+    kept = KeptRows({"language.2": WIDTH}, places)
+    for at in range(0, 240, 7):
+        batch = turned[at : at + 7]
+        kept.add(batch, {"language.2": rows[2][batch]})
+    found = kept.source(None).fetch(0, np.arange(160))
+    np.testing.assert_array_equal(found, rows[2][places].astype(np.float32))
+    assert kept.bytes == 160 * WIDTH * 4
+    with pytest.raises(UserError, match=r"(?s)AQI-M01.*aqi\.live_rows=31"):
+        KeptRows({"language.2": WIDTH}, places, memory_bytes=1000)
 
 
 def test_the_headlines_interval_covers_the_true_effect():

@@ -118,9 +118,27 @@ def test_one_pass_beside_the_model_gives_the_stored_numbers(scored, command, pla
         for name in ("delta2", "chi", "xbi", "omega2", "delta2_scaled"):
             key = f"{name}/language.{slot}"
             assert live[key]["value"] == pytest.approx(scored["metrics"][key]["value"], rel=1e-3, abs=1e-5)
-    assert live["auroc/language.3"]["value"] > 0.9
-    assert any("needs_vectors" in note for note in notes(place, "live"))
+        for name in ("auroc", "p", "dunn", "silhouette", "dbs"):
+            key = f"{name}/language.{slot}"
+            assert live[key]["value"] == pytest.approx(scored["metrics"][key]["value"], rel=1e-3, abs=0.06), key
+    assert any("all 80 rows were kept" in note for note in notes(place, "live"))
     assert not (place / "runs" / "extract" / "live").exists()
+
+
+def test_one_pass_keeps_as_many_rows_as_it_may(scored, command, place):
+    assert command("--name", "some", "aqi.source=live", "aqi.live_rows=40", "aqi.length_match=true") == 0
+    found = summary(place, "some")["metrics"]
+    for name in ("delta2", "chi"):
+        key = f"{name}/language.3"
+        assert found[key]["value"] == pytest.approx(scored["metrics"][key]["value"], rel=1e-3)
+    assert found["dunn_subsampled/language.3"]["value"] > 0
+    assert "dunn/language.3" not in found
+    assert found["p"]["value"] == pytest.approx(0.05)
+    assert found["auroc/language.3"]["value"] > 0.9
+    assert any("40 of 80 rows were kept" in note for note in notes(place, "some"))
+    assert command("--name", "rowless", "aqi.source=live", "aqi.live_rows=0") == 0
+    assert summary(place, "rowless")["metrics"].get("p/language.3") is None
+    assert any("needs_vectors" in note for note in notes(place, "rowless"))
 
 
 def test_two_runs_are_compared_block_by_block(scored, command, place):
@@ -167,7 +185,8 @@ def test_prompts_that_are_not_there_are_named(command, place, capsys):
         (["aqi.strata=[axion]"], "Did you mean axiom"),
         (["aqi.stream=vision"], "do not both have vision"),
         (["extract.tokens.pooling=tokens"], "the index needs one row an input"),
-        (["aqi.source=live", "aqi.memory_gb=0.00001"], "AQI-M01"),
+        (["aqi.source=live", "aqi.memory_gb=0.00001"], "AQI-M01: 80 rows"),
+        (["aqi.source=live", "aqi.live_rows=0", "aqi.memory_gb=0.00001"], "AQI-M01: the moments"),
         (["aqi.projection=tsne"], "aqi.projection is 'tsne'"),
         (["--compare", "aqi/none/v0001", "aqi/none/v0001"], "There is no run 'aqi/none/v0001'"),
     ],

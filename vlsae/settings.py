@@ -118,6 +118,7 @@ SETTINGS: dict[str, Any] = {
     "aqi.learned.map": Annotated[str, OneOf("softmax", "sparsemax", "entmax15")],
     "aqi.learned.rows": Annotated[int, Range(10, None)],
     "aqi.projection": Annotated[str, OneOf("pca", "umap")],
+    "aqi.live_rows": Whole,
     "aqi.memory_gb": Positive,
     "aqi.compare": tuple[Word, Word] | None,
     "image": Word | None,
@@ -143,6 +144,13 @@ def check(config: Mapping[str, Any]) -> None:
         found, value = lookup(config, path)
         if found:
             conform(path, value, annotation)
+    for node in ("split", "enhance.split"):
+        shares = [lookup(config, f"{node}.{name}")[1] for name in ("validation", "test")]
+        if None not in shares and sum(shares) > 1 + 1e-9:
+            raise UserError(
+                f"{node}.validation={shares[0]} and {node}.test={shares[1]} are more than all there is.",
+                "Use shares that add up to at most 1; what is left over is for training.",
+            )
 
 
 def check_whole(config: Mapping[str, Any]) -> None:

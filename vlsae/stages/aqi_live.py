@@ -1,4 +1,4 @@
-"""One pass beside the model: moments of all layers while it runs, nothing of a prompt kept."""
+"""One pass beside the model: moments of all layers while it runs, and rows kept of a number fixed before it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from vlsae.aqi.design import Design
-    from vlsae.aqi.layer import Layer
+    from vlsae.aqi.analysis import Analysis, Settings
+    from vlsae.aqi.kept import KeptRows
+    from vlsae.aqi.labelling import Labelling
     from vlsae.aqi.onepass import OnePass
     from vlsae.datasets.base import Dataset
     from vlsae.models.base import Model, TokenSelection
@@ -19,13 +20,12 @@ if TYPE_CHECKING:
 
 def score_live(config: Mapping[str, Any], run: Run, device: str) -> None:
     """Run the model over the prompts, block by block, and write what the moments give."""
-    from dataclasses import replace
-
-    from vlsae.aqi.analysis import from_layers
     from vlsae.aqi.design import design_of
+    from vlsae.aqi.kept import KeptRows, kept_places
+    from vlsae.aqi.onepass import OnePass
     from vlsae.config import build
     from vlsae.models import expand_sites
-    from vlsae.stages.aqi import write
+    from vlsae.stages.aqi import analysis_settings, write
     from vlsae.stages.aqi_input import FIRST, labelling_of, sites_of, stream_of
     from vlsae.stages.extract import selection
     from vlsae.stages.hardware import load_model
@@ -39,19 +39,18 @@ def score_live(config: Mapping[str, Any], run: Run, device: str) -> None:
     labelling = labelling_of(dataset.table, settings, stream, config["limit"])
     design = design_of(labelling, settings["blocks"], settings["folds"], settings["rows"]["seed"])
     load_model(model, config, device)
-    passes = _passes(model, sites, design, settings["memory_gb"] * 1e9, stream == "joint")
+    widths = _widths(model, sites, stream)
+    places = kept_places(design, labelling.ids, settings["live_rows"], config["seed"])
+    kept = KeptRows(widths, places, settings["memory_gb"] * 1e9)
+    passes = OnePass(widths, design, settings["memory_gb"] * 1e9 - kept.bytes)
     tokens, size = selection(config["extract"]), config["extract"]["batch_size"]
-    for places, values in forward(model, dataset, labelling.rows, passes.order, sites, tokens, size):
-        passes.add(places, _slots(values, sites, stream))
-    layers = passes.layers()
-    found = from_layers(layers, labelling, design)
-    if config["extract"]["tokens"]["pooling"] == "mean" and layers[0].site == f"{stream}.{FIRST}":
-        found = replace(found, control=layers[0], gains=_gains(layers, design))
-    found.notes.append(
-        "One pass: Dunn, silhouette, dbs, permutations, learned pooling and the projection need rows "
-        "(aqi.source=store); AUROC is along the direction of the blocks before."
-    )
-    write(run, found)
+    for batch, values in forward(model, dataset, labelling.rows, passes.order, sites, tokens, size):
+        slots = _slots(values, sites, stream)
+        passes.add(batch, slots)
+        kept.add(batch, slots)
+    mean = config["extract"]["tokens"]["pooling"] == "mean"
+    control = f"{stream}.{FIRST}" if mean and f"{stream}.{FIRST}" in widths else None
+    write(run, _analysed(passes, kept, labelling, analysis_settings(config), control))
 
 
 def forward(
@@ -95,13 +94,39 @@ def _first_items(dataset: Dataset, samples: Sequence[int]) -> Numbered:
     return replace(every, answers=answers, **columns)
 
 
-def _passes(model: Model, sites: Sequence[str], design: Design, memory: float, joint: bool) -> OnePass:
-    from vlsae.aqi.onepass import OnePass
+def _analysed(
+    passes: OnePass, kept: KeptRows, labelling: Labelling, settings: Settings, control: str | None
+) -> Analysis:
+    """Return what the pass gives: all of the index where all rows were kept, else moments with what kept rows add."""
+    from dataclasses import replace
+
+    from vlsae.aqi.analysis import analyse, from_layers, gains
+    from vlsae.aqi.kept import with_kept
+
+    design = passes.design
+    if len(kept.places) == len(labelling.rows):
+        found = analyse(kept.source(control), labelling, design, settings, lambda layers: None)
+        found.notes.append(f"One pass: all {len(kept.places)} rows were kept in memory (aqi.live_rows).")
+        return found
+    layers = passes.layers()
+    first = None if control is None else next(layer for layer in layers if layer.site == control)
+    found = replace(from_layers(layers, labelling, design), control=first, gains=gains(layers, first, design))
+    if len(kept.places) == 0:
+        found.notes.append(
+            "One pass: Dunn, silhouette, dbs, permutations, learned pooling and the projection need rows "
+            "(aqi.live_rows, aqi.source=store); AUROC is along the direction of the blocks before."
+        )
+        return found
+    some = replace(labelling.take(kept.places), texts=None)
+    rest = analyse(kept.source(None), some, design.take(kept.places), settings, lambda layers: None)
+    return with_kept(found, rest, len(kept.places))
+
+
+def _widths(model: Model, sites: Sequence[str], stream: str) -> dict[str, int]:
     from vlsae.stages.aqi_input import slots_of
 
     known = model.sites()
-    slots = slots_of(sites, "joint" if joint else "")
-    return OnePass({name: sum(known[site].width for site in read) for name, read in slots}, design, memory)
+    return {name: sum(known[site].width for site in read) for name, read in slots_of(sites, stream)}
 
 
 def _slots(values: Mapping[str, Any], sites: Sequence[str], stream: str) -> dict[str, Any]:
@@ -117,9 +142,3 @@ def _slots(values: Mapping[str, Any], sites: Sequence[str], stream: str) -> dict
         name: torch.cat([rms_scaled(values[site].double()) for site in read], dim=1)
         for name, read in slots_of(sites, stream)
     }
-
-
-def _gains(layers: Sequence[Layer], design: Design) -> list[Any]:
-    from vlsae.aqi.analysis import gains
-
-    return gains(list(layers), layers[0], design)
