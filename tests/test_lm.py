@@ -10,7 +10,7 @@ import torch
 from tiny_lm import CHAT, FAMILIES, LAYERS, TEXTS, WIDTH, original, write_lm
 
 from vlsae.errors import MissingFile, UserError
-from vlsae.models import LM, TokenSelection, expand_sites
+from vlsae.models import LM, TokenSelection, expand_sites, lm_loading
 from vlsae.models.base import ROLES
 from vlsae.models.length_groups import length_groups
 from vlsae.testing import check
@@ -310,11 +310,27 @@ def test_code_of_a_checkpoint_is_not_run(folders, tmp_path):
     assert not mark.exists()
 
 
-def test_quantisation_needs_a_device_that_has_it(llama):
-    with pytest.raises(UserError, match="needs a CUDA device"):
+def test_quantisation_needs_a_device_and_a_package_that_have_it(llama, monkeypatch):
+    with pytest.raises(UserError, match="needs a CUDA device or a CPU"):
+        LM(checkpoint=llama.checkpoint).load("mps", "float32", quantisation="4bit")
+    monkeypatch.setattr(lm_loading, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"(?s)needs the package bitsandbytes.*vlsae\[quantised\]"):
         LM(checkpoint=llama.checkpoint).load("cpu", "float32", quantisation="4bit")
     with pytest.raises(UserError, match="quantisation"):
         LM(checkpoint=llama.checkpoint).load("cpu", "float32", quantisation="3bit")
+
+
+@pytest.mark.parametrize(("quantisation", "most"), [("8bit", 0.02), ("4bit", 0.2)])
+def test_quantised_weights_give_nearly_the_same(quantisation, most):
+    pytest.importorskip("bitsandbytes")
+    values = []
+    for words in ({}, {"quantisation": quantisation}):
+        model = LM(checkpoint="bundled")
+        model.load("cpu", "float32", **words)
+        batch = model.prepare(texts=["Once there was a king.", "The sea was calm that day, and they set out."])
+        values.append(model.represent(batch, ["language.6"], TokenSelection(pooling="mean"))["language.6"].values)
+    apart = (values[1] - values[0]).norm() / values[0].norm()
+    assert 0 < apart < most
 
 
 def test_an_adapter_changes_the_model_in_place(folders, tmp_path, llama):

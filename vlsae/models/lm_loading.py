@@ -146,10 +146,10 @@ def _refuse_misfits(files: ModelFolder, facts: Any, auto: str) -> None:
 def _quantised(quantisation: str, device: str) -> dict[str, Any]:
     if quantisation == "none":
         return {}
-    if not device.startswith("cuda"):
+    if not device.startswith(("cuda", "cpu")):
         raise UserError(
-            f"hardware.quantisation={quantisation} needs a CUDA device, and the model goes on {device}.",
-            "Use hardware=gpu on a machine with one, or hardware.quantisation=none.",
+            f"hardware.quantisation={quantisation} needs a CUDA device or a CPU, and the model goes on {device}.",
+            "Use hardware.device=cpu or a machine with a GPU, or hardware.quantisation=none.",
         )
     if find_spec("bitsandbytes") is None:
         raise UserError(
