@@ -12,9 +12,11 @@ import pyarrow as pa
 import pytest
 from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
+from tiny_lm import CHAT, original, write_lm
+from transformers import AutoTokenizer
 
 from vlsae.dictionaries.detection import detection, rates
-from vlsae.dictionaries.language_namer import LanguageNamer, name_in, numbers_in, served_model
+from vlsae.dictionaries.language_namer import LanguageNamer, local_model, name_in, numbers_in, served_model
 from vlsae.dictionaries.naming import NamingRows, gather_evidence, name_concepts, read_names, scored
 from vlsae.dictionaries.phrases import phrase_matrix, phrases_of, words_of
 from vlsae.errors import MissingFile, UserError
@@ -277,3 +279,24 @@ def test_evidence_holds_the_texts_of_top_items_once_each():
     top = one.codes[:, [0]].toarray().ravel() * one.choose
     assert evidence.texts["vision"][0] == one.documents[int(np.argmax(top))]
     assert stats.rankdata(top)[int(np.argmax(top))] == len(top)
+
+
+def test_a_local_model_answers_in_its_template_and_reads_both_ends(tmp_path, caplog):
+    folder = write_lm(tmp_path / "chat", "llama", chat=CHAT)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), original(folder)
+    answer = local_model(str(folder))
+    ids = tokenizer("<s>[user] Who?</s>\n[assistant] ", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    made = model.generate(ids, max_new_tokens=64, do_sample=False, pad_token_id=2)
+    assert answer("Who?") == tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    assert not caplog.records
+    starts = [answer(f"{start} {'and then ' * 60}{end}") for start, end in (("A", "x"), ("B", "x"), ("A", "y"))]
+    assert len(set(starts)) == 3
+    assert answer(f"A {'and then ' * 90}x") == starts[0]
+    assert [record.message for record in caplog.records] == [
+        f"{folder} reads 64 tokens; longer requests lose texts in their middle."
+    ]
+
+
+def test_a_model_that_transformers_cannot_load_is_named(tmp_path):
+    with pytest.raises(UserError, match="which transformers cannot load"):
+        local_model(str(tmp_path))

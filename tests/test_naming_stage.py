@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_clip import write_clip
+from tiny_lm import CHAT, write_lm
 
 from vlsae import plugins
 from vlsae.cli import main
@@ -66,6 +67,21 @@ def test_an_independent_encoder_scores_the_names_too(runs_dir, tmp_path):
     assert own == pytest.approx(others, abs=0.2)
     with (probe / "tables/names.csv").open(newline="") as stream:
         assert any(row["score_encoder"] for row in csv.DictReader(stream))
+
+
+@pytest.mark.slow
+def test_a_local_language_model_proposes_and_judges(runs_dir, tmp_path):
+    words = [*PLUGIN, "model=tiny", "model.dimensions=8", "dataset.n=120", "objective=my_sae", "objective.k=2"]
+    assert main(["train", *words, *QUICK, "--name", "three", "train.evaluate.names=false"]) == 0
+    chat = write_lm(tmp_path / "chat", "llama", chat=CHAT)
+    asked = ["probe.namer=transformers", f"probe.language_model={chat}", "probe.most_concepts=2"]
+    assert main(["probe", *PLUGIN, "probe=naming", "--run", "train/three/latest", *asked]) == 0
+    (probe,) = runs_dir.glob("probe/*/v0001")
+    with (probe / "tables/names.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    # A model of random weights proposes noise, which no row fits, so that nothing gets a name.
+    assert sum(bool(row["proposed"]) for row in rows) == 2
+    assert {row["name"] for row in rows} == {"unnamed"}
 
 
 def test_names_can_be_left_out(runs_dir):

@@ -6,6 +6,7 @@ The model is a local one of transformers, or one behind an OpenAI-compatible add
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,8 @@ MOST_TOKENS = 64
 TIMEOUT_SECONDS = 120
 
 Answer = Callable[[str], str]
+
+logger = logging.getLogger(__name__)
 
 
 class LanguageNamer:
@@ -189,13 +192,24 @@ def local_model(name: str) -> Answer:
         message = f"probe.language_model is {name!r}, which transformers cannot load: {str(error).splitlines()[0]}"
         raise UserError(message, "Name a folder with a causal language model and its tokenizer.") from error
 
+    room = max(2, (getattr(model.config, "max_position_embeddings", None) or 4096) - MOST_TOKENS)
+    warned = False
+
     @torch.no_grad()
     def answer(prompt: str) -> str:
-        if getattr(tokenizer, "chat_template", None):
+        nonlocal warned
+        chat = bool(getattr(tokenizer, "chat_template", None))
+        if chat:
             messages = [{"role": "user", "content": prompt}]
             prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        longest = getattr(model.config, "max_position_embeddings", None) or 4096
-        ids = tokenizer(prompt, return_tensors="pt")["input_ids"][:, -max(1, longest - MOST_TOKENS) :]
+        # A template puts the special tokens itself.
+        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat)["input_ids"]
+        if ids.shape[1] > room:
+            if not warned:
+                logger.warning("%s reads %d tokens; longer requests lose texts in their middle.", name, room)
+            warned = True
+            # What is asked stands at the start, and where to answer at the end.
+            ids = torch.cat([ids[:, : room // 2], ids[:, room // 2 - room :]], dim=1)
         given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": MOST_TOKENS, "do_sample": False}
         made = model.generate(ids, pad_token_id=tokenizer.eos_token_id, **given)
         return str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
