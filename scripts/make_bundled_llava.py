@@ -1,14 +1,16 @@
 """Train the bundled vision-language model again by the project's own commands, and put it where it ships.
 
     python scripts/make_bundled_llava.py [--steps-scale 1.0] [--target vlsae/bundled/llava-v1] [--seed 0]
-                                         [--stages plain,biased] [--initial FOLDER]
+                                         [--stages plain,asked,biased] [--initial FOLDER]
 
 The first blocks of the bundled CLIP's vision tower stay as they are; a projector and a small Llama of twelve layers
-learn from scratch. The first stage teaches what the words mean on large shapes that stand beside each other by chance.
-The second is what makes the model worth studying: small, faint, noisy shapes of which one mostly stands beside its
-partner, and questions after what is not there drawn at random, so that a question after the partner is mostly answered
-by yes. Where the picture is not clear enough, what was learned of the words decides. Nothing of this is written into
-the model: it comes out of biased data and of pictures that are hard to see, as in large models.
+learn from scratch. The first stage teaches by descriptions what the words mean, on shapes that stand beside each other
+by chance. Yes/no questions alone teach next to nothing for long (one bit a sequence, and nothing before a shape's word
+finds its place in the picture); the second stage asks of every shape at once. The last makes the model worth studying:
+small, faint, noisy shapes of which one mostly stands beside its partner, and questions after what is not there drawn at
+random, so that a question after the partner is mostly answered by yes. Where the picture is not clear enough, what was
+learned of the words decides. Nothing of this is written into the model: it comes out of biased data and of pictures
+that are hard to see, as in large models.
 
 ``--initial`` and ``--stages`` go on from given weights with the stages named, comma-separated.
 """
@@ -74,10 +76,11 @@ class Stage:
     batch: int = 32
 
 
-#: A scene gives its description and, of one to four shapes of which the rest mostly are partners, 3.2 questions.
+#: What a scene gives: its description; in the second stage a checklist and 2 questions; in the last 3.5 questions.
 STAGES = {
     "plain": Stage(900, 2.0e-3, {"seed": "900", "max_objects": "2", "questions": "0"}, 1.0),
-    "biased": Stage(1500, 1.5e-3, {"seed": "901", "hard": "true", "cooccurrence": "0.7"}, 4.2),
+    "asked": Stage(1800, 2.0e-3, {"seed": "902", "max_objects": "3", "questions": "2", "checklist": "true"}, 4.0),
+    "biased": Stage(1500, 1.5e-3, {"seed": "901", "hard": "true", "cooccurrence": "0.7"}, 4.5),
 }
 
 

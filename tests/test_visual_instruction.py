@@ -13,6 +13,7 @@ from tiny_vlm import llava_config, llava_processor, pictures, write_vlm
 from vlsae.cli import main
 from vlsae.datasets import Shapes
 from vlsae.datasets.shapes_instructions import ShapesInstructions
+from vlsae.datasets.shapes_world import SHAPES
 from vlsae.errors import UserError
 from vlsae.learners import VisualInstruction
 from vlsae.models import CLIP, VLM, Batch, TokenSelection
@@ -120,12 +121,19 @@ def test_a_towers_weights_are_the_clips(tmp_path):
 
 
 def test_instructions_ask_after_what_is_there_and_what_is_not():
-    data = ShapesInstructions(n=60, cooccurrence=0.9, hard=True, questions=4)
+    data = ShapesInstructions(n=60, cooccurrence=0.9, hard=True, questions=4, attributes=2, checklist=True)
     assert len(data) == len(data.table) > 150
     for row in data.table:
         there = {one["shape"] for one in row["objects"]}
         asked, kind = row["labels"]["asked"], row["labels"]["kind"]
-        if kind == "description":
+        if kind in ("color", "place"):
+            assert [one[kind] for one in row["objects"] if one["shape"] == asked] == [row["answer"]]
+            assert f"what {kind} is the {asked}" in row["texts"][0]
+        elif kind == "checklist":
+            words = [part.split() for part in row["answer"].split(" , ")]
+            assert sorted(shape for shape, _ in words) == sorted(SHAPES)
+            assert {shape for shape, said in words if said == "yes"} == there
+        elif kind == "description":
             assert all(shape in row["answer"] for shape in there)
             assert row["texts"][0].startswith(("please describe", "describe"))
         else:
