@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlsae.errors import UserError
-from vlsae.runs.files import sha256, sync_folder
+from vlsae.runs.files import sha256, sync_folder, system_errors
 
 _SAFETENSORS = {
     "BF16": torch.bfloat16,
@@ -66,7 +66,7 @@ def read_arrow(path: Path) -> pa.Table:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write a safetensors file; its metadata lie under one key, for the library writes several in any order."""
-    with whole_file(path) as temporary:
+    with whole_file(path) as temporary, system_errors(path):
         save_file(dict(tensors), temporary, {"vlsae": json.dumps(metadata, sort_keys=True)})
         # safetensors makes files private; a site is read by whoever may read its folder.
         temporary.chmod(path.parent.stat().st_mode & 0o666)

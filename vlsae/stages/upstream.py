@@ -19,15 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 def find(root: Path, step: Step) -> Run | None:
-    """Return the newest finished run that holds what a step asks for."""
+    """Return the newest finished run of a step, else the newest that holds what it asks for and more.
+
+    The step's own run comes first, so that a command that is gone on with reads from the run it began with.
+    """
     from vlsae.runs import find_done
 
     module = stage_module(step.stage)
 
-    def serves(manifest: dict[str, Any]) -> bool:
-        return manifest["fingerprint"] == step.fingerprint or module.serves(step, manifest, root)
-
-    return find_done(root, step.stage, serves)
+    own = find_done(root, step.stage, lambda manifest: manifest["fingerprint"] == step.fingerprint)
+    return own or find_done(root, step.stage, lambda manifest: module.serves(step, manifest, root))
 
 
 def require(stage: str, config: Mapping[str, Any], run: Run) -> Run:

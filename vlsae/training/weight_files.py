@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlsae.runs.files import sync_folder
+from vlsae.runs.files import sync_folder, system_errors
 
 
 class DamagedFile(ValueError):
@@ -32,7 +32,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     os.close(handle)
     temporary = Path(name)
     try:
-        save_file(whole, temporary, metadata={"vlsae": text})
+        with system_errors(path):
+            save_file(whole, temporary, metadata={"vlsae": text})
         sync_folder(temporary)
         # mkstemp makes files private; weights are read by whoever may read their folder.
         mask = os.umask(0)
