@@ -29,25 +29,22 @@ def gains(
     """
     metrics: dict[str, Measure] = {}
     words, sure = [], []
-    for own, rival in (*rivals.items(), *counterparts.items()):
-        one = gain(found[own], found[rival], name, sign)
-        metrics[f"gain/{measure}/{own}_over_{rival}"] = Measure(
-            one.difference, f"{NAMES[name]}, {'more' if sign > 0 else 'less'} is better", one.low, one.high
-        )
-        words.append(
-            f"{measure.upper()}: {own} over {rival}: {NAMES[name]} {_signed(one)}{'' if one.sure else ', not sure'}."
-        )
+    better = "more is better" if sign > 0 else "less is better"
+    for own, rival in dict.fromkeys((*rivals.items(), *counterparts.items())):
+        one, other = gain(found[own], found[rival], name, sign), gain(found[rival], found[own], name, sign)
+        unit = f"{NAMES[name]}, {better}"
+        metrics[f"gain/{measure}/{own}_over_{rival}"] = Measure(one.difference, unit, one.low, one.high)
+        verdict = "better" if one.sure else "worse" if other.sure else "no difference beyond the spread"
+        words.append(f"{measure.upper()}: {own} over {rival}: {NAMES[name]} {_signed(one)}, {verdict}.")
         if counterparts.get(own) == rival:
             sure.append(one.sure)
-    pairs = " and ".join(f"{own} beats {rival}" for own, rival in counterparts.items())
+    pairs = " and ".join(f"{own} better than {rival}" for own, rival in counterparts.items())
+    spread = "beyond the spread of pictures and seeds"
     if all(sure):
-        words.append(f"{measure.upper()}: an effect of the concepts: {pairs}, beyond the spread of pictures and seeds.")
+        words.append(f"{measure.upper()}: an effect of the concepts: {pairs}, {spread}.")
     else:
-        words.append(
-            f"{measure.upper()}: no effect of the concepts is shown: it is not the case that {pairs} beyond the spread "
-            "of pictures and seeds."
-        )
-    return metrics, list(dict.fromkeys(words))
+        words.append(f"{measure.upper()}: no effect of the concepts is shown, which would be {pairs}, {spread}.")
+    return metrics, words
 
 
 def tables_and_plots(

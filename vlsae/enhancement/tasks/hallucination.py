@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vlsae.bounds import OneOf, Range
@@ -23,11 +22,10 @@ from vlsae.enhancement.decodings import (
 )
 from vlsae.enhancement.task import Evaluation, Task
 from vlsae.errors import UserError
-from vlsae.result import Measure, Result, Table
+from vlsae.result import Measure, Result
 
 if TYPE_CHECKING:
     from vlsae.dictionaries import Dictionary
-    from vlsae.enhancement.answer_files import Answers
     from vlsae.enhancement.answering import Answerer, Mixing, Prompt
     from vlsae.enhancement.resampled import Resampled
     from vlsae.models.base import Model
@@ -36,9 +34,6 @@ logger = logging.getLogger(__name__)
 
 MEASURES = ("pope", "chair")
 SETTINGS = ("random", "popular", "adversarial")
-
-#: By which number methods of each measure are ranked, and whether more is better.
-RANKED = {"pope": ("f1/mean", 1), "chair": ("chair_i", -1)}
 
 Item = dict[str, Any]
 Found = dict[str, "Resampled"]
@@ -110,14 +105,20 @@ class Hallucination(Task):
 
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:
-        """Raise :class:`~vlsae.errors.UserError` for answers that cannot be scored, before anything is made."""
+        """Raise :class:`~vlsae.errors.UserError` for answers or data that cannot be scored, before anything is made."""
         seeds_of(settings.get("controls", "core"), settings.get("seeds"), 0)
+        truth, synonyms = settings.get("truth"), settings.get("synonyms")
         if settings.get("answers") is not None:
-            from vlsae.enhancement.answer_files import read_answers, read_synonyms
+            from vlsae.enhancement.answer_files import read_answers
+            from vlsae.enhancement.scored_answers import check_words
 
-            read_answers(settings["answers"], settings.get("truth"))
-            if settings.get("synonyms") is not None:
-                read_synonyms(settings["synonyms"])
+            for one in read_answers(settings["answers"], truth):
+                check_words(one, settings["answers"], truth, synonyms)
+        elif isinstance(settings.get("data"), Mapping):
+            from vlsae.config import build
+            from vlsae.enhancement.object_prompts import check_objects
+
+            check_objects(build(settings["data"]), "chair" in settings.get("measures", MEASURES), synonyms)
 
     @classmethod
     def check_model(cls, settings: Mapping[str, Any], model: type) -> None:
@@ -165,15 +166,20 @@ class Hallucination(Task):
     def evaluate(self, model: Model, dictionary: Dictionary | None) -> Result:
         """Return POPE and CHAIR of the strongest decoding without concepts, or of the method beside all controls."""
         if self.answers is not None:
-            return self._scored_answers()
+            from vlsae.enhancement.scored_answers import scored_answers
+
+            return scored_answers(self.answers, self.truth, self.synonyms, self.data, self.parser, self.work)
+        from vlsae.enhancement.measures import strongest
+
         self.check_model({"answers": None}, type(model))
         answerer = self._made(model, dictionary)
-        chosen = [one for one in decodings(self.controls) if dictionary is not None or not one.needs_dictionary]
-        if dictionary is None:
-            self._say_cost()
+        ways = decodings(self.controls)
+        plain = [one.name for one in ways if not one.needs_dictionary]
+        chosen = [one for one in ways if dictionary is not None or one.name in plain]
+        self._say_cost()
         items = {measure: self._answered(measure, answerer, chosen) for measure in self.measures}
         found = {measure: self._resampled(measure, each) for measure, each in items.items()}
-        name = {measure: self._strongest(measure, found[measure]) for measure in self.measures}
+        name = {measure: strongest(measure, found[measure], plain) for measure in self.measures}
         if dictionary is None:
             return self._evaluation(found, name, [_baseline_words(measure, name[measure]) for measure in found])
         return self._compared(found, items, name, answerer)
@@ -191,6 +197,8 @@ class Hallucination(Task):
         return made
 
     def _say_cost(self) -> None:
+        if self._asked:
+            return
         seeds = seeds_of(self.controls, self.seeds, self.work.seed)
         prompts = {measure: len(self._prompts(measure)) for measure in self.measures}
         logger.info(
@@ -202,68 +210,26 @@ class Hallucination(Task):
     def _prompts(self, measure: str) -> list[tuple[Prompt, Item]]:
         """Return what is asked, each with what its item says, made once."""
         if measure not in self._asked:
-            self._asked[measure] = self._questions() if measure == "pope" else self._requests()
+            from vlsae.enhancement.object_prompts import check_objects, questions, requests
+
+            check_objects(self.data, measure == "chair", self.synonyms)
+            assert self.data is not None
+            rows = min(len(self.data), self.work.limit or len(self.data))
+            self._asked[measure] = (
+                questions(self.data, rows, self.settings, self.per_image, self.question)
+                if measure == "pope"
+                else requests(self.data, rows, self.request, self.words)
+            )
             if not self._asked[measure]:
                 raise UserError(f"The data hold nothing to ask for {measure}.", "Take more of it, or another measure.")
         return self._asked[measure]
 
-    def _rows(self) -> int:
-        data = self.data
-        if data is None or not hasattr(data, "questions") or not hasattr(data, "present_objects"):
-            raise UserError(
-                "The task's data name no objects to ask after.",
-                "Use dataset@task.data=shapes or dataset@task.data=coco.",
-            )
-        return min(len(data), self.work.limit or len(data))
-
-    def _questions(self) -> list[tuple[Prompt, Item]]:
-        from vlsae.enhancement.answering import Prompt
-
-        rows, data = self._rows(), self.data
-        ids = data.table["sample_id"][:rows]  # type: ignore[union-attr]
-        found = []
-        for setting in self.settings:
-            asked = data.questions(setting, self.per_image).to_pylist()  # type: ignore[union-attr]
-            for one in (one for one in asked if one["row"] < rows):
-                image, text = ids[one["row"]], self.question.replace("{question}", one["question"])
-                prompt = Prompt(f"pope/{setting}/{image}/{one['object']}", one["row"], text)
-                item = {
-                    "input": text,
-                    "label": one["answer"],
-                    "image": image,
-                    "setting": setting,
-                    "object": one["object"],
-                }
-                found.append((prompt, item))
-        return found
-
-    def _requests(self) -> list[tuple[Prompt, Item]]:
-        from vlsae.enhancement.answering import Prompt
-        from vlsae.enhancement.chair import chair_mentions
-
-        rows, data = self._rows(), self.data
-        table = data.table.select(range(rows))  # type: ignore[union-attr]
-        words, found = self.words, []
-        truth = data.present_objects(range(rows))  # type: ignore[union-attr]
-        for row, (image, texts, objects) in enumerate(zip(table["sample_id"], table["texts"], truth)):
-            said = {one for text in texts or () for one in chair_mentions(text, words)}
-            item = {"input": self.request, "label": sorted(objects | said), "image": image}
-            found.append((Prompt(f"chair/{image}", row, self.request), item))
-        return found
-
     @cached_property
     def words(self) -> dict[str, str]:
         """Word → object: of the user's file, else the objects' own names."""
-        from vlsae.enhancement.answer_files import read_synonyms
+        from vlsae.enhancement.object_prompts import object_words
 
-        if self.synonyms is not None:
-            return read_synonyms(self.synonyms)
-        words = dict(getattr(self.data, "object_words", {}))
-        if not words:
-            raise UserError(
-                "Nothing says by which words objects are mentioned.", "Name CHAIR's synonyms: task.synonyms=FILE"
-            )
-        return words
+        return object_words(self.data, self.synonyms)
 
     def _mixing(self, measure: str) -> Mixing:
         from vlsae.enhancement.answering import Mixing
@@ -279,6 +245,8 @@ class Hallucination(Task):
         total = len(prompts) * sum(len(distinct_seeds(one, seeds)) for one in chosen)
         ids = [prompt.id for prompt, _ in prompts]
         found: dict[str, list[list[Item]]] = {}
+        first = time.perf_counter()
+        said_time = False
         with progress(f"answering ({measure})", total, "answers") as advance:
             for how in chosen:
                 found[how.name] = []
@@ -287,7 +255,12 @@ class Hallucination(Task):
                     def answer(numbers: list[int], how: Decoding = how, seed: int = seed) -> list[Item]:
                         some = [prompts[number] for number in numbers]
                         asked = [prompt for prompt, _ in some]
+                        nonlocal said_time
                         said = answerer.answers(how, asked, mixing, seed, self.most[measure])
+                        if not said_time:
+                            seconds = (time.perf_counter() - first) / len(numbers) * total
+                            logger.info("%s: %s answers, about %.1f minutes", measure, f"{total:,}", seconds / 60)
+                            said_time = True
                         return [{**item, "answer": text} for (_, item), text in zip(some, said)]
 
                     items = self.work.items.complete(
@@ -297,42 +270,16 @@ class Hallucination(Task):
         return found
 
     def _resampled(self, measure: str, items: Mapping[str, list[list[Item]]]) -> Found:
-        return {
-            method: self._one(measure, by_seed, self.words if measure == "chair" else {})
-            for method, by_seed in items.items()
-        }
+        from vlsae.enhancement.measures import measured
 
-    def _one(self, measure: str, by_seed: Sequence[Sequence[Item]], words: Mapping[str, str]) -> Resampled:
-        from vlsae.enhancement.chair import chair_mentions
-        from vlsae.enhancement.chair_results import chair_columns, chair_resampled
-        from vlsae.enhancement.pope_results import pope_columns, pope_resampled
-
+        words = self.words if measure == "chair" else {}
         common: dict[str, Any] = {"resamples": self.work.resamples, "seed": self.work.seed}
-        if measure == "pope":
-            settings = list(dict.fromkeys(one["setting"] for one in by_seed[0]))
-            names = {image: n for n, image in enumerate(dict.fromkeys(one["image"] for one in by_seed[0]))}
-            columns = [pope_columns(items, settings, names, self.parser) for items in by_seed]
-            return pope_resampled(columns, settings, **common)
-        counts = [
-            chair_columns(
-                [chair_mentions(one["answer"], words) for one in items],
-                [set(one["label"]) for one in items],
-                [len(one["answer"].split()) for one in items],
-            )
-            for items in by_seed
-        ]
-        return chair_resampled(counts, **common)
-
-    def _strongest(self, measure: str, found: Found) -> str:
-        """Return the best decoding that needs no concepts."""
-        name, sign = RANKED[measure]
-        plain = [one.name for one in decodings(self.controls) if not one.needs_dictionary]
-        values = {method: found[method].measures[name].value for method in plain}
-        known = {method: sign * value for method, value in values.items() if value is not None}
-        return max(known, key=lambda method: known[method]) if known else plain[0]
+        return {method: measured(measure, each, words, self.parser, **common) for method, each in items.items()}
 
     def _evaluation(self, found: Mapping[str, Found], name: Mapping[str, str], notes: Sequence[str]) -> Evaluation:
         """Return the numbers of one method of each measure, with what they were resampled from."""
+        from vlsae.enhancement.measures import RANKED
+
         metrics: dict[str, Measure] = {}
         replicates: dict[str, Any] = {}
         for measure, methods in found.items():
@@ -350,6 +297,7 @@ class Hallucination(Task):
         answerer: Answerer,
     ) -> Evaluation:
         from vlsae.enhancement.hallucination_report import changes_table, cost_table, gains, tables_and_plots
+        from vlsae.enhancement.measures import RANKED
 
         result = self._evaluation(found, dict.fromkeys(found, METHOD), ())
         control = {one.name: one.control for one in decodings(self.controls)}
@@ -385,46 +333,6 @@ class Hallucination(Task):
         if self.cache == "frozen_delta":
             words.append("cache=frozen_delta is an approximation: the shift is that of the prompt.")
         return words
-
-    def _scored_answers(self) -> Result:
-        """Return the figures of answers that are there already, by whose they are."""
-        from vlsae.enhancement.answer_files import read_answers, read_synonyms
-        from vlsae.enhancement.hallucination_report import tables_and_plots
-
-        assert self.answers is not None
-        start = time.perf_counter()
-        metrics: dict[str, Measure] = {}
-        tables: list[Table] = []
-        plots: list[Any] = []
-        headline: list[str] = []
-        for one in read_answers(self.answers, self.truth):
-            if one.measure == "chair" and self.synonyms is None and self.truth is not None:
-                raise UserError(
-                    f"{Path(self.answers).name} holds captions; nothing says by which words objects are mentioned.",
-                    "Name CHAIR's synonyms: task.synonyms=FILE",
-                )
-            words = {} if one.measure == "pope" else read_synonyms(self.synonyms) if self.synonyms else self.words
-            found = {group: self._one(one.measure, [items], words) for group, items in one.groups.items()}
-            self._keep(one)
-            settings = list(dict.fromkeys(str(item.get("setting")) for items in one.groups.values() for item in items))
-            shown, drawn = tables_and_plots(one.measure, found, settings, {})
-            tables += shown
-            plots += drawn
-            single = len(found) == 1
-            for group, each in found.items():
-                metrics |= {name if single else f"{name}/{group}": value for name, value in each.measures.items()}
-            name = RANKED[one.measure][0]
-            headline += [name] if single else [f"{name}/{group}" for group in found]
-        metrics["scoring_time"] = Measure(time.perf_counter() - start, "seconds")
-        return Result(metrics, tables, plots, (), headline)
-
-    def _keep(self, answers: Answers) -> None:
-        for group, items in answers.groups.items():
-            self.work.items.add(
-                {**{name: item.get(name) for name in ("id", "input", "answer", "label", "image", "setting")},
-                 "id": f"{answers.measure}/{item['id']}", "method": group, "seed": self.work.seed}
-                for item in items
-            )  # fmt: skip
 
 
 def _baseline_words(measure: str, name: str) -> str:
