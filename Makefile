@@ -31,15 +31,19 @@ lint: $(STAMP)  ## check format and style
 types: $(STAMP)  ## check types
 	$(BIN)/mypy
 
-check: lint types test  ## lint, types and tests
+audit: $(STAMP)  ## look for known vulnerabilities of the packages, where their data can be reached
+	$(BIN)/python scripts/audit.py
+
+check: lint types audit test  ## lint, types, audit and tests
 
 bench: $(STAMP)  ## measure the hot paths beside their peers
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/dictionary_step.py --peers .venv/peers
 	$(BIN)/python benchmarks/probe.py speed
 
-stress: $(STAMP)  ## half an hour: memory over long work, drawn for docs/scaling.md
+stress: $(STAMP)  ## three quarters of an hour: memory over long work, drawn for docs/scaling.md; fifty kills
 	$(BIN)/python scripts/stress.py memory --minutes 30 --out docs/figures
+	$(BIN)/python scripts/stress.py kills --count 50 --seed 0
 
 docs: $(STAMP)  ## make the pages of docs/ a site in site/
 	@$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
@@ -51,4 +55,4 @@ bundled: $(STAMP)  ## train the bundled models again; TEXTS=FOLDER holds the two
 	$(BIN)/python scripts/make_bundled_texts.py
 	$(BIN)/python scripts/make_bundled_lm.py $(TEXTS)
 
-.PHONY: help install demo test format lint types check bench stress docs bundled
+.PHONY: help install demo test format lint types audit check bench stress docs bundled

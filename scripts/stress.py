@@ -1,6 +1,7 @@
 """What takes too long for `make test`: memory over long work, and work that is killed again and again.
 
 .venv/bin/python scripts/stress.py memory --minutes 30 --out docs/figures
+.venv/bin/python scripts/stress.py kills --count 50 --seed 0
 """
 
 from __future__ import annotations
@@ -58,6 +59,25 @@ def memory(minutes: float, out: Path) -> int:
     for name, share in grown.items():
         print(f"{name}: {median(traces[name].megabytes):.0f} MB, {share:+.1%} from the second quarter to the last")
     return int(max(grown.values()) > MOST_GROWTH)
+
+
+def kills(count: int, seed: int) -> int:
+    """Kill stages in turn at random moments, go on with each, and return 1 where anything differs from a whole run."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    import killing
+
+    wrong = 0
+    with tempfile.TemporaryDirectory(prefix="vlsae-kills-") as scratch, killing.parts_at_hand():
+        folder = Path(scratch)
+        whole = {stage: killing.whole_run(stage, folder / "whole" / stage) for stage in killing.COMMANDS}
+        for number in range(count):
+            stage = list(killing.COMMANDS)[number % len(killing.COMMANDS)]
+            found = killing.kill_and_resume(stage, seed + number, *whole[stage], folder / str(number))
+            wrong += bool(found.wrong)
+            outcome = ", ".join(found.wrong) or "the same bytes"
+            print(f"{number + 1:3d} {stage} killed after {found.moment:.1f} s, {found.status}: {outcome}", flush=True)
+    print(f"{count} kills, {wrong} of them with another end than a whole run")
+    return int(wrong > 0)
 
 
 def _finish(words: list[str], runs: str) -> None:
@@ -130,8 +150,11 @@ def main() -> int:
     own = kinds.add_parser("memory", help="memory over minutes of extraction and training, drawn")
     own.add_argument("--minutes", type=float, default=30.0)
     own.add_argument("--out", type=Path, default=Path("docs/figures"))
+    own = kinds.add_parser("kills", help="every stage killed at random moments, gone on with and compared")
+    own.add_argument("--count", type=int, default=50)
+    own.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    return memory(given.minutes, given.out)
+    return memory(given.minutes, given.out) if given.kind == "memory" else kills(given.count, given.seed)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,16 @@ class Killed:
     wrong: list[str]
 
 
+def whole_run(stage: str, runs: Path) -> tuple[float, dict[str, Any]]:
+    """Return how long a stage takes that nobody kills, upstream runs and all, and its artefacts."""
+    log, start = runs.parent / f"{runs.name}.txt", time.monotonic()
+    runs.mkdir(parents=True)
+    assert end(in_child(COMMANDS[stage], runs, log)) == 0, log.read_text()
+    path = run_of(runs, stage)
+    assert path is not None
+    return time.monotonic() - start, content(path)
+
+
 def kill_and_resume(stage: str, seed: int, seconds: float, whole: dict[str, Any], folder: Path) -> Killed:
     """Kill a stage at a seeded moment of its ``seconds``, go on with it, and compare with a run that was not killed."""
     runs, log = folder / "runs", folder / "output.txt"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from killing import COMMANDS, PARTS, content, differing, end, in_child, kill_and_resume, parts_at_hand, run_of
+from killing import COMMANDS, PARTS, content, differing, kill_and_resume, parts_at_hand, run_of, whole_run
 from PIL import Image
 
 from vlsae.cli import main
@@ -27,32 +26,27 @@ def place(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(place) -> dict[str, tuple[dict, float]]:
-    """The artefacts of each stage's run that nobody killed, and how long it took from the start, upstream and all."""
+def whole(place) -> dict[str, tuple[float, dict]]:
+    """How long each stage takes that nobody kills, upstream and all, and its artefacts."""
     found = {}
     os.environ["VLSAE_RUNS"] = str(place / "warm")
     assert main(list(COMMANDS["enhance"])) == 0  # what is imported here need not be in the children
     for stage in COMMANDS:
-        runs, start = place / "whole" / stage, time.monotonic()
-        assert end(in_child(COMMANDS[stage], runs, place / "whole.txt")) == 0, (place / "whole.txt").read_text()
-        found[stage] = content(run_of(runs, stage)), time.monotonic() - start
+        found[stage] = whole_run(stage, place / "whole" / stage)
     return found
 
 
 @pytest.mark.parametrize("stage", list(COMMANDS))
 def test_two_runs_of_one_seed_are_equal_to_the_byte(stage, whole, place):
-    runs = place / "again" / stage
-    assert end(in_child(COMMANDS[stage], runs, place / "again.txt")) == 0, (place / "again.txt").read_text()
-    again = content(run_of(runs, stage))
+    _, again = whole_run(stage, place / "again" / stage)
     assert len(again) >= 4
-    assert differing(again, whole[stage][0]) == []
+    assert differing(again, whole[stage][1]) == []
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("stage", list(COMMANDS))
 def test_a_killed_stage_goes_on_to_the_same_bytes(stage, seed, whole, tmp_path):
-    artefacts, seconds = whole[stage]
-    killed = kill_and_resume(stage, seed, seconds, artefacts, tmp_path / "killed")
+    killed = kill_and_resume(stage, seed, *whole[stage], tmp_path / "killed")
     assert killed.wrong == [], killed
 
 
