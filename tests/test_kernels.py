@@ -88,6 +88,28 @@ def test_concepts_asked_for_on_every_row_have_the_gradients_of_dense_products():
         torch.testing.assert_close(got, wanted)
 
 
+def test_the_squared_error_has_the_gradients_of_its_definition():
+    rows, weight, _, _ = example()
+    code = torch.randn(N, H, dtype=torch.float64, requires_grad=True)
+    own = kernels.SquaredError.apply(rows.detach(), code, weight)
+    other = (rows.detach() - code @ weight).square().sum()
+    torch.testing.assert_close(own, other)
+    for got, wanted in zip(gradients(3 * own, (code, weight)), gradients(3 * other, (code, weight))):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_rows_given_beside_a_decoding_keep_their_length_where_it_does(unit):
+    _, weight, values, indices = example()
+    weight = F.normalize(weight.detach(), dim=1).requires_grad_()
+    whole = torch.tensor([0, 5])
+    sums, columns = kernels.SparseDecoding.apply(kernels.Support(indices, H), values.detach(), weight, unit, whole)
+    (own,) = gradients((columns**3).sum() + 0 * sums.sum(), (weight,))
+    kept = F.normalize(weight, dim=1) if unit else weight
+    (other,) = gradients((kept[whole] ** 3).sum(), (weight,))
+    torch.testing.assert_close(own, other)
+
+
 def test_a_selected_cosine_has_the_gradients_of_the_whole_one():
     rows, weight, values, indices = example()
     unit_rows = F.normalize(rows, dim=1).detach().requires_grad_()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vlsae.bounds import OneOf, Range, check_finite_number
 from vlsae.dictionaries.base import Count, OptionalCount, SparseCode, one_of, positive
-from vlsae.dictionaries.kernels import concept_major
+from vlsae.dictionaries.kernels import SquaredError, concept_major
 from vlsae.dictionaries.linear import LinearDictionary, linear, mean_squared_error
 from vlsae.dictionaries.selection import top_k
 from vlsae.training import parts as of_all_ranks
@@ -112,7 +112,7 @@ class CenteredDictionary(LinearDictionary):
         scaled = x / self.scale
         decoded = self._reconstruct(code.to(x.dtype), "vision")
         dead = self._dead()
-        of_dead = None if dead is None else (active[:, dead], self.decoder.weight.T.index_select(0, dead))
+        of_dead = None if dead is None else (active[:, dead], self._columns().T.index_select(0, dead))
         parts = self._parts(rows, scaled, decoded, of_dead, lambda: (code.detach() > 0).any(dim=0))
         parts |= self._terms(scaled, active, code, sizes, parts)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
@@ -200,9 +200,7 @@ class CenteredDictionary(LinearDictionary):
         if most < own.shape[1]:
             indices = top_k(own, most)
             code = torch.zeros_like(own).scatter(1, indices, own.gather(1, indices))
-        if self.decoder_norm == "unit":
-            columns = F.normalize(columns, dim=1)
-        error = torch.addmm(residual, code.to(residual.dtype), columns, alpha=-1).square().sum()
+        error: Tensor = SquaredError.apply(residual, code.to(residual.dtype), columns)
         whole = of_all_ranks.share_of_total(residual.square().sum(), len(residual))
         return self.auxiliary_weight * error / whole.clamp(min=torch.finfo(residual.dtype).tiny)
 

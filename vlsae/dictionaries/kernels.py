@@ -156,8 +156,8 @@ class SparseDecoding(torch.autograd.Function):
     """``(n, d)``: the sum of the active rows of ``weight (h, d)``, each times its value, ``values (n, k)``.
 
     ``unit``: the rows of ``weight`` have length 1 and are to keep it, so that its gradient loses the part along them.
-    Beside it the rows ``whole (m,)`` of ``weight``, ``(m, d)``, for other uses: their gradient, taken as it comes,
-    joins the decoding's without a second one of the size of ``weight``.
+    Beside it the rows ``whole (m,)`` of ``weight``, ``(m, d)``, for other uses: their gradient joins the decoding's
+    without a second one of the size of ``weight``, and loses the part along them too.
     """
 
     @staticmethod
@@ -181,9 +181,35 @@ class SparseDecoding(torch.autograd.Function):
             of_weight = transposed_sums(support, values, gradient)
             if ctx.unit:
                 of_weight.addcmul_(weight, concept_sums(support, values * of_values)[:, None], value=-1)
-            if of_whole is not None:
+            if ctx.whole is not None and of_whole is not None:
+                if ctx.unit:
+                    own = weight.index_select(0, ctx.whole)
+                    of_whole = of_whole - own * (of_whole * own).sum(dim=1, keepdim=True)
                 of_weight.index_add_(0, ctx.whole, of_whole)
         return None, of_values, of_weight, None, None
+
+
+class SquaredError(torch.autograd.Function):
+    """``‖target − code @ columns‖²`` of ``target (n, d)``, ``code (n, m)`` and ``columns (m, d)``, a scalar.
+
+    The gradients of code and columns need the error alone, which is kept; none of its multiples is formed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, code: Tensor, columns: Tensor) -> Tensor:
+        """Return the sum of squares; the target is a constant."""
+        error = torch.addmm(target, code, columns, alpha=-1)
+        ctx.save_for_backward(error, code, columns)
+        flat = error.view(-1)
+        return flat @ flat
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of code and columns."""
+        error, code, columns = ctx.saved_tensors
+        factor = -2 * gradient
+        return None, (error @ columns.T).mul_(factor), (code.T @ error).mul_(factor)
 
 
 def concept_major(layer: nn.Linear) -> nn.Linear:

@@ -48,7 +48,8 @@ class PenalizedDictionary(CenteredDictionary):
         check_finite_number("sparsity", sparsity, low=0)
         check_finite_number("adapt", adapt, low=0)
         check_finite_number("penalty_warmup", penalty_warmup, low=0)
-        self.sparsity, self.adapt, self.penalty_warmup = sparsity, adapt, penalty_warmup
+        self.sparsity: float | None = sparsity
+        self.adapt, self.penalty_warmup = adapt, penalty_warmup
         self.register_buffer("sparsity_weight", torch.tensor(float(sparsity)))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64), persistent=False)
         self._active: Tensor | None = None
