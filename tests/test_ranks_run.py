@@ -185,6 +185,15 @@ def test_store_and_loss_curve_are_those_of_one_process(runs_dir, monkeypatch):
     assert read_manifest(two)["device"] == "cpu × 2"
 
 
+def test_moments_of_a_live_index_are_those_of_one_process(runs_dir):
+    for name, hardware in (("one", "cpu"), ("two", "multi_cpu")):
+        words = ["aqi.source=live", "aqi.live_rows=0", "aqi.blocks=5", "--limit=60", "--layer=[2,4]"]
+        common = [f"hardware={hardware}", "hardware.threads=1", "extract.batch_size=7", f"--name={name}"]
+        assert vlsae(["aqi", *words, *common]) == 0
+    one, two = (runs_dir / "aqi" / name / "v0001" / "state" / "moments.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -86,8 +86,19 @@ def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
 
 
 def estimate(config: Mapping[str, Any]) -> Estimate:
-    """Return the cost: unknown until the upstream rows are there."""
-    return Estimate()
+    """Return the cost of one pass beside the model, timed on a few rows; unknown where stored rows are scored."""
+    from dataclasses import replace
+
+    from vlsae.stages import extract
+
+    if config["aqi"]["source"] != "live" or config["aqi"]["compare"] is not None:
+        return Estimate()
+    return replace(extract.estimate(config), bytes=0, memory=None)
+
+
+def shared_by_ranks(config: Mapping[str, Any]) -> bool:
+    """Tell whether several processes share the stage: one pass beside the model, whose batches are dealt to them."""
+    return bool(config["aqi"]["source"] == "live" and config["aqi"]["compare"] is None)
 
 
 def run(config: Mapping[str, Any], run: Run) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlsae import ranks
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -48,6 +50,8 @@ def score_live(config: Mapping[str, Any], run: Run, device: str) -> None:
         slots = _slots(values, sites, stream)
         passes.add(batch, slots)
         kept.add(batch, slots)
+    if not ranks.is_first():
+        return
     mean = config["extract"]["tokens"]["pooling"] == "mean"
     control = f"{stream}.{FIRST}" if mean and f"{stream}.{FIRST}" in widths else None
     write(run, _analysed(passes, kept, labelling, analysis_settings(config), control))
@@ -62,7 +66,10 @@ def forward(
     tokens: TokenSelection,
     batch_size: int,
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Yield the places ``(b,)`` of samples in an order, and their rows at each site; the first item of each sample."""
+    """Yield the places ``(b,)`` of samples in an order, and their rows at each site; the first item of each sample.
+
+    Batches are dealt to the ranks, and rank 0 is given all of them in their order: the numbers are one process's.
+    """
     import numpy as np
 
     from vlsae.memory import Pieces
@@ -72,13 +79,16 @@ def forward(
     def represented(places: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
         batch = _first_items(dataset, samples[places].tolist())
         found = model.represent(prepare(model, dataset, batch, sites), sites, tokens)
-        return np.asarray(places), {site: rows.values for site, rows in found.items()}
+        values = {site: rows.values for site, rows in found.items()}
+        return np.asarray(places), {site: x.cpu() for site, x in values.items()} if ranks.size() > 1 else values
 
     pieces = Pieces("extract.batch_size")
     with progress("aqi", len(order), "samples") as advance:
-        for at in range(0, len(order), batch_size):
-            yield from pieces.run(order[at : at + batch_size], represented)
-            advance(min(batch_size, len(order) - at))
+        for first in range(0, len(order), batch_size * ranks.size()):
+            at = first + batch_size * ranks.rank()
+            for found in ranks.gather(pieces.run(order[at : at + batch_size], represented)):
+                yield from found
+                advance(sum(len(places) for places, _ in found))
 
 
 def _first_items(dataset: Dataset, samples: Sequence[int]) -> Numbered:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlsae import ranks
 from vlsae.stages.hardware import device_of, load_model, set_threads, use_hardware
-from vlsae.stages.launch import Estimate, Step
+from vlsae.stages.launch import Estimate, Step, ranks_for
 
 if TYPE_CHECKING:
     from vlsae.datasets.base import Dataset
@@ -86,15 +86,16 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
     samples = min(len(dataset), config["limit"] or len(dataset))
     if samples == 0:
         return Estimate(0, 0, 0, 0.0)
+    count = ranks_for(config["stage"], config)
     load_model(model, config, device_of(config))
-    set_threads(config)
+    set_threads(config, count)
     rows = numbered(dataset, range(min(TIMED_ROWS, samples)))
     passes = []
     for _ in range(TIMED_PASSES):
         start = time.perf_counter()
         found = model.represent(prepare(model, dataset, rows, sites), sites, selection(settings))
         passes.append(time.perf_counter() - start)
-    seconds = min(passes) * samples / len(rows.samples)
+    seconds = min(passes) * samples / len(rows.samples) / count
     stored = (
         sum(found[site].values.numel() for site in sites) * DTYPES[settings["dtype"]] * samples // len(rows.samples)
     )

@@ -32,12 +32,12 @@ def device_of(config: Mapping[str, Any]) -> str:
     return device
 
 
-def set_threads(config: Mapping[str, Any]) -> int:
-    """Compute on as many threads as the hardware node says, and return how many these are."""
+def set_threads(config: Mapping[str, Any], count: int = 1) -> int:
+    """Compute on as many threads as the hardware node says, or as one of ``count`` ranks has; return how many."""
     import torch
 
-    if config["hardware"]["threads"]:
-        torch.set_num_threads(config["hardware"]["threads"])
+    if config["hardware"]["threads"] or count > 1:
+        torch.set_num_threads(threads_of_a_rank(config, count))
     return torch.get_num_threads()
 
 

@@ -89,8 +89,10 @@ def serves(step: Step, manifest: Mapping[str, Any], root: Path) -> bool:
 
 
 def estimate(config: Mapping[str, Any]) -> Estimate:
-    """Return the cost of a training: of live rows by a timed pass, else unknown until its upstream rows are there."""
-    return estimate_live(config) if source(config) == "live" else Estimate()
+    """Return the cost of a training, from a timed pass of the model (live) or a few timed steps."""
+    from vlsae.stages.train_cost import estimate_training
+
+    return estimate_live(config) if source(config) == "live" else estimate_training(config)
 
 
 def source(config: Mapping[str, Any]) -> str:
