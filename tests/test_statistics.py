@@ -15,6 +15,7 @@ from vlsae.statistics import (
     multinomial_weights,
     paired_bootstrap,
     permutation_p_value,
+    share_interval,
 )
 
 
@@ -110,3 +111,37 @@ def test_resampled_means_of_chunks_are_those_of_all_rows():
     weights = np.concatenate(list(multinomial_weights(33, 16, seed=8)))
     np.testing.assert_allclose(means.estimate, columns.mean(axis=0))
     np.testing.assert_allclose(means.replicates, weights @ columns / 33)
+
+
+def test_a_share_of_independent_rows_has_wilsons_interval():
+    hits = np.repeat([1.0, 0.0], [37, 13])
+    found = bootstrap_sums(lambda m: m[..., 0], hits[:, None], resamples=20000, seed=0)
+    interval = share_interval(found, 50, 50)
+    expected = stats.binomtest(37, 50).proportion_ci(method="wilson")
+    # t with 49 degrees of freedom for the normal quantile makes it a little wider.
+    assert interval.low == pytest.approx(expected.low, abs=0.005)
+    assert interval.high == pytest.approx(expected.high, abs=0.005)
+    assert interval.estimate == found.estimate
+
+
+def test_shares_at_their_ends_have_an_interval_and_unknown_errors_none():
+    found = bootstrap_sums(lambda m: m[..., 0], np.ones((40, 1)), resamples=50)
+    assert (found.low, found.high) == (1.0, 1.0)
+    interval = share_interval(found, 40, 40)
+    assert interval.low == pytest.approx(stats.binomtest(40, 40).proportion_ci(method="wilson").low, abs=0.01)
+    assert interval.high == pytest.approx(1.0)
+    assert np.isnan(share_interval(found._replace(standard_error=np.nan), 40, 40).low)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_wilsons_interval_covers_a_share_of_groups_better_than_quantiles_do(size):
+    """Twenty groups whose members agree: so many draws, not rows."""
+    generator = np.random.default_rng(3)
+    inside = np.zeros(2)
+    for draw in range(300):
+        sums = np.column_stack([(generator.random(20) < 0.85) * float(size), np.full(20, float(size))])
+        found = bootstrap_sums(lambda m: m[..., 0] / m[..., 1], sums, resamples=200, seed=draw)
+        for kind, one in enumerate((found, share_interval(found, 20, 20 * size))):
+            inside[kind] += one.low <= 0.85 <= one.high
+    assert inside[1] / 300 >= 0.93
+    assert inside[0] < inside[1]

@@ -129,6 +129,30 @@ def interval_of(estimate: Any, replicates: np.ndarray, level: float = 0.95) -> I
     return Interval(_plain(estimate), _plain(error), _plain(low), _plain(high), replicates)
 
 
+def share_interval(found: Interval, groups: int, rows: int, level: float = 0.95) -> Interval:
+    """Return ``found`` with Wilson's (1927) interval for shares of 0…1, such as accuracies, in place of its ends.
+
+    The error of the estimate says how many independent draws its ``rows`` are worth, p(1 - p)/error², at most as many
+    as they are; t(groups - 1) stands for the normal quantile (Korn and Graubard, 1998). Near 0 and 1, and where rows
+    are few, it covers better than quantiles of resamples, which have no ends beyond what was seen.
+    """
+    from scipy import stats
+
+    _check_level(level)
+    p = np.clip(np.asarray(found.estimate, dtype=np.float64), 0.0, 1.0)
+    error = np.asarray(found.standard_error, dtype=np.float64)
+    variance = p * (1 - p)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = np.where(error > 0, np.minimum(variance / error**2, rows), groups)
+    # Where all are right the error says nothing; an estimate at its end and not without error counts as one draw.
+    draws = np.where(np.isfinite(error), np.maximum(draws, 1.0), np.nan)
+    t = stats.t.ppf((1 + level) / 2, max(1, groups - 1))
+    middle = (p + t**2 / (2 * draws)) / (1 + t**2 / draws)
+    half = t / (1 + t**2 / draws) * np.sqrt(variance / draws + t**2 / (4 * draws**2))
+    low, high = (np.clip(end, 0.0, 1.0) for end in (middle - half, middle + half))
+    return found._replace(low=_plain(low), high=_plain(high))
+
+
 def jackknife(statistic: Statistic, blocks: Any, level: float = 0.95) -> Interval:
     """Return the delete-a-group jackknife interval, ``estimate ± t(G - 1) · error``.
 

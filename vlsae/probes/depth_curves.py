@@ -9,7 +9,7 @@ import numpy as np
 
 from vlsae.probes.depth_points import depth_metrics, gated_jump
 from vlsae.probes.scores import auroc_parts, f1_scores
-from vlsae.statistics import Interval, bootstrap_sums, interval_of
+from vlsae.statistics import Interval, bootstrap_sums, interval_of, share_interval
 
 POINTS = ("jump", "onset", "conv_settle", "conv_peak", "conv_literal")
 
@@ -65,10 +65,11 @@ def depth_curves(
 
     found = bootstrap_sums(curves, sums, resamples=resamples, seed=seed)
     accuracy, f1, auroc = (_part(found, slice(start, start + d)) for start in (0, d, 2 * d))
+    accuracy, auroc = (share_interval(one, len(sums), len(y)) for one in (accuracy, auroc))
     majority = float(max(y.mean(), 1 - y.mean()))
     gated = float(gated_jump(hits.T, majority, jump_ratio).jump) if 0 < majority < 1 and d > 1 else float("nan")
     points = _points(accuracy, majority, jump_ratio, tolerance)
-    return DepthCurves(layers, accuracy, f1, np_clip(auroc), majority, gated, points, len(y))
+    return DepthCurves(layers, accuracy, f1, auroc, majority, gated, points, len(y))
 
 
 def onset(accuracy: np.ndarray, majority: float) -> np.ndarray:
@@ -76,12 +77,6 @@ def onset(accuracy: np.ndarray, majority: float) -> np.ndarray:
     top = accuracy.max(axis=-1, keepdims=True)
     reached = accuracy - majority >= 0.5 * (top - majority)
     return np.where(top[..., 0] > majority, reached.argmax(axis=-1) / accuracy.shape[-1], np.nan)
-
-
-def np_clip(interval: Interval) -> Interval:
-    """Return an interval of a share, its linear bounds held within 0…1."""
-    low, high = np.clip(interval.low, 0, 1), np.clip(interval.high, 0, 1)
-    return interval._replace(low=low, high=high)
 
 
 def _points(accuracy: Interval, majority: float, jump_ratio: float, tolerance: float) -> dict[str, Interval]:

@@ -12,9 +12,10 @@ import numpy as np
 
 from vlsae.probes.base import Measured
 from vlsae.probes.nested import Nested
-from vlsae.probes.scores import auroc_parts, grouped_means
+from vlsae.probes.scores import auroc_parts, grouped_means, grouped_shares
 from vlsae.probes.targets import Target
 from vlsae.result import HeatMap, Measure, Plot, Series, Table
+from vlsae.statistics import share_interval
 
 DIRECTIONS = "directions"
 
@@ -24,7 +25,8 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class Finding:
-    """One target at one site: its values ``(n,)``, folds, groups and samples of the rows, and the fits.
+    """One target at one site: its values ``(n,)``, folds, groups and samples of the rows, these rows' numbers at the
+    site, and the fits.
 
     ``control`` holds the control task's fits and labels; ``bits`` tell the labels by the online code; ``overlap`` is
     the share of rows whose type occurs in two folds.
@@ -36,6 +38,7 @@ class Finding:
     folds: np.ndarray
     groups: np.ndarray
     samples: np.ndarray
+    rows: np.ndarray
     fit: Nested
     control: tuple[Nested, np.ndarray] | None
     bits: float
@@ -129,7 +132,8 @@ def best_site(findings: Sequence[Finding], resamples: int, seed: int) -> tuple[M
         held = chosen.folds == fold
         parts.append(chosen.parts[held])
         groups.append(chosen.groups[held])
-    found = grouped_means(np.concatenate(parts)[:, None], np.concatenate(groups), resamples=resamples, seed=seed)
+    interval = grouped_means if findings[0].target.kind == "number" else grouped_shares
+    found = interval(np.concatenate(parts)[:, None], np.concatenate(groups), resamples=resamples, seed=seed)
     overall = findings[int(np.argmax([np.nanmean(one.parts) for one in findings]))].site
     return _measure(found, 0), overall
 
@@ -159,6 +163,8 @@ def _row(one: Finding, resamples: int, seed: int) -> dict[str, Any]:
         columns.append(parts)
     found = grouped_means(np.stack(columns, axis=1), one.groups, resamples=resamples, seed=seed)
     value = np.atleast_1d(found.estimate)
+    share = share_interval(found, len(np.unique(one.groups)), len(one.y))
+    score = found if one.target.kind == "number" else share
     selective = one.control is not None
     n_classes = len(one.target.classes)
     uniform = len(one.y) * np.log2(n_classes) if n_classes else None
@@ -169,16 +175,16 @@ def _row(one: Finding, resamples: int, seed: int) -> dict[str, Any]:
         "rows": len(one.y),
         "score_name": one.measured,
         "score": float(value[0]),
-        "low": float(found.low[0]),
-        "high": float(found.high[0]),
+        "low": float(score.low[0]),
+        "high": float(score.high[0]),
         "majority": float(value[1]),
         "control": float(value[2]) if selective else None,
         "selectivity": float(value[3]) if selective else None,
         "selectivity_low": float(found.low[3]) if selective else None,
         "selectivity_high": float(found.high[3]) if selective else None,
         "auroc": None if auroc is None else _clipped(value[auroc]),
-        "auroc_low": None if auroc is None else _clipped(found.low[auroc]),
-        "auroc_high": None if auroc is None else _clipped(found.high[auroc]),
+        "auroc_low": None if auroc is None else float(share.low[auroc]),
+        "auroc_high": None if auroc is None else float(share.high[auroc]),
         "loss": float(one.fit.loss.mean()),
         "code_bits": None if np.isnan(one.bits) else one.bits,
         "compression": None if np.isnan(one.bits) or uniform is None else float(uniform / one.bits),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
 
-from vlsae.bounds import Range
+from vlsae.bounds import OneOf, Range
 from vlsae.errors import UserError
 from vlsae.probes.base import Measured, Probe, Representations, SiteRows
 from vlsae.probes.entities import MANY, repeated
@@ -38,7 +39,8 @@ class Linear(Probe):
 
     Each fold is scored by a fit whose penalty was chosen on the other folds alone. ``control`` adds the control task of
     Hewitt and Liang (2019), ``words`` the read-out of word counts, ``code_length`` the shuffles of the online code
-    behind each description length. ``samples`` bounds how many are probed; whole groups are drawn.
+    behind each description length, for ``code_sites`` ``best``, each target's best site, or ``all``. ``samples`` bounds
+    how many are probed; whole groups are drawn.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Linear(Probe):
         control: bool = True,
         words: bool = True,
         code_length: Annotated[int, Range(0, None)] = 1,
+        code_sites: Annotated[str, OneOf("best", "all")] = "best",
         resamples: Annotated[int, Range(100, None)] = 1000,
     ) -> None:
         self.targets, self.types, self.folds, self.scale = targets, types or {}, folds, scale
@@ -61,7 +64,7 @@ class Linear(Probe):
         if not self.penalties:
             raise UserError("probe.penalties is empty.", "Name at least one penalty.")
         self.components, self.samples, self.control, self.words = components, samples, control, words
-        self.code_length, self.resamples = code_length, resamples
+        self.code_length, self.code_sites, self.resamples = code_length, code_sites, resamples
 
     def check(self, targets: Targets) -> None:
         """Raise ``UserError`` for targets that are not there or say nothing, and for fewer groups than folds."""
@@ -79,6 +82,8 @@ class Linear(Probe):
             for site, rows in sites:
                 findings += self._of_site(site, rows, samples, chosen, targets, seed)
                 advance(1, site)
+        if self.code_length:
+            findings = self._told(findings, dict(sites), seed)
         notes += self._warnings(targets, findings)
         return result_of(findings, chosen, notes, resamples=self.resamples, seed=seed)
 
@@ -134,12 +139,6 @@ class Linear(Probe):
                 # The control task asks what the same probe can learn, so its penalty is not chosen anew.
                 same = np.stack([fit.penalties for fit in fits], axis=1)
                 controls = list(zip(with_penalties(own, shuffled, place, same, classes, scale=self.scale), shuffled.T))
-            bits = np.full(len(part), np.nan)
-            if self.code_length and classes:
-                draws = [
-                    code_length(own, y, groups, self.penalties, classes, seed + k) for k in range(self.code_length)
-                ]
-                bits = np.mean(draws, axis=0)
             for number, one in enumerate(part):
                 fit = fits[number] if basis is None else _unprojected(fits[number], basis)
                 yield Finding(
@@ -149,11 +148,41 @@ class Linear(Probe):
                     place,
                     groups,
                     owner[held],
+                    used[held],
                     fit,
                     controls[number],
-                    float(bits[number]),
+                    np.nan,
                     overlap=_overlap(types[held], place),
                 )
+
+    def _told(self, findings: list[Finding], sites: dict[str, SiteRows], seed: int) -> list[Finding]:
+        """Return the findings with the length of the online code of their labels, where it is asked for."""
+        chosen = {id(one) for one in findings if one.target.kind != "number"}
+        if self.code_sites == "best":
+            best: dict[str, Finding] = {}
+            for one in findings:
+                held = best.get(one.target.name)
+                if one.site != WORDS and (held is None or np.nanmean(one.parts) > np.nanmean(held.parts)):
+                    best[one.target.name] = one
+            chosen &= {id(one) for one in best.values()}
+        batches: dict[tuple[str, int, bytes], list[int]] = {}
+        for place, one in enumerate(findings):
+            if id(one) in chosen:
+                key = (one.site, _classes(one.target), one.rows.tobytes())
+                batches.setdefault(key, []).append(place)
+        found = list(findings)
+        for (site, classes, _), places in batches.items():
+            first = findings[places[0]]
+            x = sites[site].read()[first.rows].numpy().astype(np.float64)
+            if self.components is not None:
+                x, _ = _components(x, self.components)
+            y = np.stack([findings[place].y for place in places], axis=1)
+            draws = [
+                code_length(x, y, first.groups, self.penalties, classes, seed + k) for k in range(self.code_length)
+            ]
+            for place, bits in zip(places, np.mean(draws, axis=0)):
+                found[place] = replace(findings[place], bits=float(bits))
+        return found
 
     def _word_site(self, targets: Targets, representations: Representations) -> list[tuple[str, SiteRows]]:
         """Return the site of word counts, where samples have texts and a word is in two of them."""

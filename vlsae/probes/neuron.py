@@ -14,7 +14,7 @@ from vlsae.errors import UserError
 from vlsae.probes.base import Probe, Representations, SiteRows
 from vlsae.probes.folds import grouped_folds
 from vlsae.probes.rules import Rule, best_rule
-from vlsae.probes.scores import auroc_parts, grouped_means
+from vlsae.probes.scores import auroc_parts, grouped_means, grouped_shares
 from vlsae.probes.targets import Target, Targets
 from vlsae.progress import progress
 from vlsae.result import Measure, Plot, Result, Series, Table
@@ -182,8 +182,8 @@ def _tuning(
         return None
     first = auroc_parts(activity[sides[0]], values[sides[0]], np.zeros(sides[0].sum()))[0]
     second, parts = auroc_parts(activity[sides[1]], values[sides[1]], np.zeros(sides[1].sum()))
-    found = grouped_means(parts[:, None], groups[sides[1]], resamples=resamples, seed=seed)
-    low, high = (float(np.clip(np.atleast_1d(end)[0], 0, 1)) for end in (found.low, found.high))
+    found = grouped_shares(parts[:, None], groups[sides[1]], resamples=resamples, seed=seed)
+    low, high = (float(np.atleast_1d(end)[0]) for end in (found.low, found.high))
     return int(np.nansum(values)), first, second, low, high
 
 

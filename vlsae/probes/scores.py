@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlsae.statistics import Interval, bootstrap_sums
+from vlsae.statistics import Interval, bootstrap_sums, share_interval
 
 
 def grouped_means(columns: np.ndarray, groups: np.ndarray, *, resamples: int, seed: int) -> Interval:
@@ -23,6 +23,12 @@ def grouped_means(columns: np.ndarray, groups: np.ndarray, *, resamples: int, se
             return np.asarray(means[..., :t] / means[..., t:])
 
     return bootstrap_sums(ratio, sums, resamples=resamples, seed=seed)
+
+
+def grouped_shares(columns: np.ndarray, groups: np.ndarray, *, resamples: int, seed: int) -> Interval:
+    """Return :func:`grouped_means` of ``columns (n, T)`` whose means are shares of 0…1, with Wilson's interval."""
+    found = grouped_means(columns, groups, resamples=resamples, seed=seed)
+    return share_interval(found, len(np.unique(groups)), len(columns))
 
 
 def auroc_parts(scores: np.ndarray, y: np.ndarray, folds: np.ndarray) -> tuple[float, np.ndarray]:
