@@ -104,6 +104,14 @@ def test_relu_l1_starts_at_k_active_concepts_and_warms_its_penalty_up():
     assert dictionary.sparsity_weight.item() != pytest.approx(math.sqrt(D / K) / 2, rel=1e-9)
 
 
+def test_a_gate_starts_at_k_active_concepts():
+    batch = {stream: torch.randn(300, D, generator=torch.Generator().manual_seed(n)) for n, stream in enumerate(BOTH)}
+    dictionary = Gated(D, H, K, bias_start="k")
+    dictionary.initialize(batch)
+    active = [dictionary.encode(x, stream).offsets.diff().double().mean().item() for stream, x in batch.items()]
+    assert sum(active) / 2 == pytest.approx(K, rel=0.1)
+
+
 def test_outside_training_more_than_k_active_concepts_cost_the_error():
     batch = {stream: torch.randn(20, D, generator=torch.Generator().manual_seed(1)) for stream in BOTH}
     dictionary = Gated(D, H, K).eval()

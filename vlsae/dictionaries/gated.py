@@ -6,22 +6,24 @@ Shapes: n rows of all streams, d width, h concepts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlsae.dictionaries.base import OptionalCount
+from vlsae.bounds import OneOf
+from vlsae.dictionaries.base import OptionalCount, one_of
 from vlsae.dictionaries.linear import linear, mean_squared_error
-from vlsae.dictionaries.penalized import PenalizedDictionary
+from vlsae.dictionaries.penalized import BIAS_STARTS, PenalizedDictionary
 
 
 class Gated(PenalizedDictionary):
     """``π = W_e (x − b_d) + b_e``, ``a = 1[π > 0] · ReLU(exp(r) · W_e (x − b_d) + b_m)``, unit columns of ``W_d``.
 
     The penalty is ``Σ_i ReLU(π_i)``; the gate learns also from ``‖x − x̂(ReLU π)‖²`` through a frozen decoder.
-    ``sparsity`` and ``adapt``: the penalty's weight, which follows the active concepts to k. Other options as in TopK.
+    ``sparsity`` and ``adapt``: the penalty's weight, which follows the active concepts to k. ``bias_start``: b_e starts
+    at ``zero``, or where the first rows have ``k`` active concepts. Other options as in TopK.
     """
 
     kind: ClassVar[str] = "gated"
@@ -31,11 +33,20 @@ class Gated(PenalizedDictionary):
         width: int,
         n_concepts: OptionalCount = None,
         k: OptionalCount = None,
+        *,
+        bias_start: Annotated[str, OneOf(*BIAS_STARTS)] = "zero",
         **options: Any,
     ) -> None:
         super().__init__(width, n_concepts, k, **options)
+        self.bias_start = one_of("bias_start", bias_start, BIAS_STARTS)
         self.log_gain = nn.Parameter(torch.zeros(self.n_concepts))
         self.magnitude_bias = nn.Parameter(torch.zeros(self.n_concepts))
+
+    def initialize(self, batch: Mapping[str, Tensor]) -> None:
+        """Measure the rows' size and centre, and where asked for the gate's bias that leaves k active concepts."""
+        super().initialize(batch)
+        if self.bias_start == "k":
+            self._start_bias(batch)
 
     def _activate(self, x: Tensor, stream: str) -> Tensor:
         return self._magnitude(linear(self._centered(x), self.encoder))

@@ -17,6 +17,9 @@ from vlsae.dictionaries.base import OptionalCount
 from vlsae.dictionaries.centered import INPUT_NORMS, CenteredDictionary, sum_of_stream_means
 from vlsae.training import parts as of_all_ranks
 
+#: Where the encoder's bias starts: at zero, or where the first rows have k active concepts.
+BIAS_STARTS = ("zero", "k")
+
 
 class PenalizedDictionary(CenteredDictionary):
     """Any number of concepts may be active; each stream's loss is ``(‖x − x̂‖² + λ · penalty) / d``.
@@ -89,6 +92,11 @@ class PenalizedDictionary(CenteredDictionary):
         if not self.training or self.penalty_warmup == 0:
             return 1.0
         return ((self.steps + 1) / self.penalty_warmup).clamp(max=1)
+
+    def _start_bias(self, batch: Mapping[str, Tensor]) -> None:
+        """Start the encoder's bias, zero so far, where rows have k active concepts."""
+        with torch.no_grad():
+            self.encoder.bias.fill_(-self._exceeded_by_k(batch))
 
     def _exceeded_by_k(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the activation that k concepts of a row exceed on average, the mean of the streams' own."""

@@ -15,9 +15,7 @@ from torch import Tensor
 from vlsae.bounds import OneOf, Range
 from vlsae.dictionaries.base import OptionalCount, one_of
 from vlsae.dictionaries.centered import DECODER_NORMS
-from vlsae.dictionaries.penalized import PenalizedDictionary
-
-BIAS_STARTS = ("zero", "k")
+from vlsae.dictionaries.penalized import BIAS_STARTS, PenalizedDictionary
 
 
 class ReLUL1(PenalizedDictionary):
@@ -53,8 +51,7 @@ class ReLUL1(PenalizedDictionary):
         """Measure the rows' size and centre, and where asked for the bias that leaves k active concepts."""
         super().initialize(batch)
         if self.bias_start == "k":
-            with torch.no_grad():
-                self.encoder.bias.fill_(-self._exceeded_by_k(batch))
+            self._start_bias(batch)
 
     def _penalty(self, active: Tensor, code: Tensor) -> Tensor:
         return code @ torch.linalg.vector_norm(self._columns(), dim=0).to(code)
