@@ -137,6 +137,49 @@ def test_every_objective_comes_to_the_losses_and_weights_of_one_process(tmp_path
     _same(tmp_path / "1.pt", tmp_path / "2.pt")
 
 
+def test_one_process_goes_on_where_two_ranks_were_stopped(tmp_path):
+    path = script(
+        tmp_path,
+        f"""
+        import os
+        from pathlib import Path
+        from vlsae.dictionaries.vl_sae import VLSAE
+
+        class Stopped(Exception):
+            pass
+
+        def work():
+            folder = Path({str(tmp_path)!r})
+            def make():
+                torch.manual_seed(0)
+                return VLSAE(6, 24, 4)
+            settings = dict(run_directory=folder / "checkpoints", checkpoint_every=2, resume=True)
+            if ranks.size() == 1:
+                found = {{"stopped": train(make(), **settings)}}
+                found["stopped"] = (found["stopped"][0][-3:], found["stopped"][1])
+                torch.save(found, folder / "stopped.pt")
+                whole = train(make())
+                torch.save({{"stopped": (whole[0][-3:], whole[1])}}, folder / "whole.pt")
+                return
+            def stop(done, note):
+                if done_steps(done) == 7:
+                    raise Stopped
+            count = [0]
+            def done_steps(done):
+                count[0] += done
+                return count[0]
+            try:
+                train(make(), progress=stop, **settings)
+            except Stopped:
+                pass
+        """,
+    )
+    by_torchrun(path)
+    assert sorted(file.name for file in (tmp_path / "checkpoints").glob("step-*"))[-1] == "step-00000006.safetensors"
+    alone(path)
+    _same(tmp_path / "stopped.pt", tmp_path / "whole.pt")
+
+
 def _same(one: Path, two: Path) -> None:
     import torch
 

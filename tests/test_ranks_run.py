@@ -177,6 +177,7 @@ def test_store_and_loss_curve_are_those_of_one_process(runs_dir, monkeypatch):
     lines = read_metrics(one)
     assert len({line["step"] for line in lines}) > 2
     for line, other in zip(lines, read_metrics(two), strict=True):
+        assert line.pop("split") == other.pop("split")
         del line["time"], other["time"]
         assert other == pytest.approx(line, rel=1e-5)
     summaries = [json.loads((path / "summary.json").read_text())["metrics"] for path in (one, two)]
