@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -94,7 +93,7 @@ def _watch(words: list[str], runs: str, seconds: float) -> Trace:
             trace.minutes.append((time.monotonic() - start) / 60)
             trace.megabytes.append(_resident(process.pid) / 1e6)
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.terminate()
         if process.wait(120) not in (0, 130):
             raise SystemExit(f"vlsae {' '.join(words)} ended with exit code {process.returncode}")
     return trace
