@@ -241,7 +241,8 @@ def squared_length_interval(
 
     The variance of a squared length grows with it: κ is the slope. It is ``single`` over the estimate where that is
     far from zero, and that of directions of pure noise, 2·``paired`` over ``noise`` (what was subtracted to make the
-    estimate unbiased), where it is not. So the interval is exact for θ = 0, and not symmetric.
+    estimate unbiased), where it is not. So the interval is exact for θ = 0, and not symmetric; low and high are the
+    outermost of these θ.
     """
     from scipy import stats
 
@@ -250,16 +251,15 @@ def squared_length_interval(
     single, paired = (np.asarray(part, dtype=np.float64) for part in parts)
     above, t2 = np.maximum(estimate, 0), stats.t.ppf((1 + level) / 2, freedom) ** 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        doubt = np.where(paired > 0, paired / (paired + above**2), 0.0)
+        doubt = np.where(above > 0, paired / (paired + above**2), 1.0)
         slope = (single + 2 * doubt * paired) / (above + doubt * noise)
         slope = np.where(single + paired > 0, slope, 0.0)
         middle = estimate + t2 * slope / 2
         root = np.sqrt(middle**2 - estimate**2 + t2 * paired)
         flat = np.sqrt(t2 * paired)
-        low = np.where(middle - root >= 0, middle - root, estimate - flat)
+        # Below zero the variance does not change; a root that is NaN says that no θ above zero is near enough.
+        low = np.where((estimate > 0) & (middle - root >= 0), middle - root, estimate - flat)
         high = np.where(middle + root >= 0, middle + root, estimate + flat)
-        high = np.where(np.isnan(middle + root) & np.isfinite(estimate), estimate + flat, high)
-        low = np.where(np.isnan(middle - root) & np.isfinite(estimate), estimate - flat, low)
     return _plain(np.sqrt(single + paired)), _plain(low), _plain(high)
 
 

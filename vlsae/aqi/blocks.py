@@ -104,7 +104,7 @@ def _by_block(cells: ClassMoments, design: Design) -> tuple[np.ndarray, np.ndarr
 class _Sums(NamedTuple):
     """Counts and scatters about the strata's means ``(G, A, 2)``, and sums of rows less these ``(G, A·2·d)``."""
 
-    count: np.ndarray
+    n: np.ndarray
     scatter: np.ndarray
     sums: np.ndarray
 
@@ -140,7 +140,7 @@ def _over_strata(count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> _Sums:
 
 
 def _distances(kept: np.ndarray, found: _Sums) -> _Distances:
-    n = np.einsum("rg,gak->rak", kept, found.count)
+    n = np.einsum("rg,gak->rak", kept, found.n)
     means = (kept @ found.sums).reshape(*n.shape, -1) / np.maximum(n, 1)[..., None]
     total = np.einsum("rg,gak->rak", kept, found.scatter)
     within = total - n * np.einsum("rakd,rakd->rak", means, means)

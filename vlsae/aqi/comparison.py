@@ -102,9 +102,8 @@ def _headline_metrics(
         return metrics
     apart = []
     for first, second in zip(one.choice.chosen.tolist(), other.choice.chosen.tolist()):
-        pair = layers[0][first], layers[1][second]
-        intervals = [layer.intervals["stratified_delta_squared"] for layer in pair]
-        apart.append(paired_blocks(*intervals, design.n_blocks).difference)
+        a, b = (one.intervals["stratified_delta_squared"] for one in (layers[0][first], layers[1][second]))
+        apart.append(paired_blocks(a, b, design.n_blocks).difference)
     error = float(np.sqrt(sum(fold_parts(apart, design))))
     value = one.delta_squared.estimate - other.delta_squared.estimate
     half = float(stats.t.ppf(0.975, design.n_blocks - 1)) * error
@@ -184,7 +183,7 @@ def _number(value: float) -> float | None:
 
 def _tables(rows: list[list], by_axiom: list[list]) -> tuple[Table, ...]:
     numbers = ["a", "b", "difference", "low", "high", "p"]
-    columns = ["layer of a", "layer of b", *numbers, "auroc difference", "auroc low", "auroc high", "auroc p"]
+    columns = ["layer of a", "layer of b", *numbers, "Δ auroc", "auroc low", "auroc high", "auroc p"]
     words = "δ² within axioms, a less b, paired block by block; 95 % intervals; p-values are each layer's own"
     first = Table("layers", "Difference by layer", columns, rows, words, shown=True)
     return first, Table("axioms", "Difference by axiom and layer", ["axiom", *columns[:2], *numbers], by_axiom, words)

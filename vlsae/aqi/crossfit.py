@@ -70,7 +70,8 @@ def scored_auroc(
     The error is DeLong's, times √(1 + ``noise_share``): 0 where scores were not learned, and else the share of a
     score's variance that is due to noise in what was learned on the other folds. Each two folds share that noise both
     ways, so without effect, where it is all, the variance of their mean doubles; it is what the directions found would
-    reach on new rows that the interval then holds. A fold with a score of NaN is left out.
+    reach on new rows that the interval then holds. A stratum shares only its own rows' part of it. A fold with a score
+    of NaN is left out.
     """
     names, parts = _compared(folds, strata, len(scores))
     pairs, wins, noise = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names))
@@ -83,10 +84,10 @@ def scored_auroc(
         pairs[a] += weight
         wins[a] += weight * float(high.mean())
         noise[a] += weight**2 * _squared_error(high, low)
-    total, factor = float(pairs.sum()), 1.0 + noise_share
+    total, own = float(pairs.sum()), _own_factor(strata, noise_share)
     with np.errstate(invalid="ignore", divide="ignore"):
-        by_stratum, stratum_error = wins / pairs, np.sqrt(factor * noise) / pairs
-    error = float(np.sqrt(factor * noise.sum()) / total) if total else float("nan")
+        by_stratum, stratum_error = wins / pairs, np.sqrt(own * noise) / pairs
+    error = float(np.sqrt((1 + noise_share) * noise.sum()) / total) if total else float("nan")
     return ScoredAUROC(ratio(float(wins.sum()), total), error, by_stratum, stratum_error)
 
 
@@ -111,7 +112,8 @@ def paired_auroc(
         noise[a] += weight**2 * _squared_error(high, low)
     total = float(pairs.sum())
     with np.errstate(invalid="ignore", divide="ignore"):
-        by_stratum, stratum_error = wins / pairs, np.sqrt((1 + noise_share) * noise) / pairs
+        by_stratum = wins / pairs
+        stratum_error = np.sqrt(_own_factor(strata, noise_share) * noise) / pairs
     error = float(np.sqrt((1 + noise_share) * noise.sum()) / total) if total else float("nan")
     return ScoredAUROC(float(wins.sum() / total) if total else float("nan"), error, by_stratum, stratum_error)
 
@@ -122,6 +124,15 @@ def _compared(folds: Any, strata: Any, n: int) -> tuple[np.ndarray, list[tuple[i
     order = np.lexsort((stratum, fold))
     ends = np.flatnonzero(np.diff(fold[order] * len(names) + stratum[order])) + 1
     return names, [(int(stratum[members[0]]), members) for members in np.split(order, ends) if len(members)]
+
+
+def _own_factor(strata: Any, noise_share: float) -> np.ndarray:
+    """Return what each stratum's DeLong variance is multiplied by, ``(A,)``.
+
+    Of the noise in a direction it shares only what its own rows brought into it.
+    """
+    counts = np.unique(np.asarray(strata), return_counts=True)[1]
+    return 1 + noise_share * counts / counts.sum()
 
 
 def directions(moments: ClassMoments, groups: int, scale: np.ndarray | None = None) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""Effects without blocks of rows, the parts of their variance, and intervals that hold the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from vlsae import statistics
+from vlsae.aqi import blocks
+from vlsae.aqi.accumulators import ClassMoments
+from vlsae.aqi.design import Design
+from vlsae.aqi.effect import stratified_of
+from vlsae.aqi.layer import kept_cells, layer_of
+from vlsae.aqi.scatter import ratio
+
+GROUPS, WIDTH = 20, 16
+
+
+def design(rows=40, strata=3):
+    n = 2 * rows * strata
+    number = np.arange(n)
+    codes, stratum = number % 2, number // 2 % strata
+    block = number // (2 * strata) % GROUPS
+    return Design(codes, stratum, block, block % 5, 2, strata, GROUPS, 5)
+
+
+def moments(plan, effect, seed, apart=0.0, width=WIDTH):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(len(plan.codes), width)) + effect * (plan.codes == 0)[:, None]
+    x += apart * generator.normal(size=(plan.n_strata, width))[plan.strata]
+    return ClassMoments(plan.n_cells, width).update(x, plan.cells)
+
+
+def test_blocks_left_out_at_once_are_those_left_out_one_by_one():
+    plan = design()
+    # One stratum lacks a class in all but two blocks: without these it cannot be used.
+    rows = np.flatnonzero(~((plan.strata == 1) & (plan.codes == 0) & (plan.blocks > 1)))
+    plan = plan.take(rows)
+    cells = moments(plan, 0.3, 0, apart=5.0)
+    found, kept = blocks.left_out(cells, plan), statistics.groups_kept(GROUPS)
+    for place in (0, 7, 20, 100):
+        expected = stratified_of(kept_cells(cells, plan, np.flatnonzero(kept[place])))
+        for name in (*blocks.DISTANCES, *blocks.RATIOS):
+            assert found.values[name][place + 1] == pytest.approx(getattr(expected, name), rel=1e-9, nan_ok=True), name
+        np.testing.assert_allclose(found.values["strata"][place + 1], expected.delta_squared, rtol=1e-9)
+    whole = stratified_of(kept_cells(cells, plan, np.arange(GROUPS)))
+    assert found.values["sharedness"][0] == pytest.approx(whole.sharedness, rel=1e-9)
+    only = np.zeros((1, GROUPS))
+    only[0, :4] = 1
+    expected = stratified_of(kept_cells(cells, plan, np.arange(4))).stratified_delta_squared
+    assert blocks.stratified_delta_squared(cells, plan, only)[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_mean_has_no_part_of_pairs_and_a_square_of_noise_no_other():
+    generator = np.random.default_rng(0)
+    kept = statistics.groups_kept(GROUPS)
+    values = generator.normal(size=GROUPS)
+    parts = statistics.variance_parts(kept @ values / kept.sum(axis=1), GROUPS)
+    assert parts.paired == pytest.approx(0, abs=1e-12)
+    assert parts.single == pytest.approx(values.var(ddof=1) / GROUPS)
+    found, estimates = [], []
+    for _ in range(200):
+        x = generator.normal(size=(GROUPS, WIDTH))
+        n = kept.sum(axis=1)
+        sums, squares = kept @ x, kept @ (x**2).sum(axis=1)
+        found.append(statistics.variance_parts(((sums**2).sum(axis=1) - squares) / (n * (n - 1)), GROUPS))
+        estimates.append(((x.sum(axis=0) ** 2).sum() - (x**2).sum()) / (GROUPS * (GROUPS - 1)))
+    truth = 2 * WIDTH / (GROUPS * (GROUPS - 1))
+    assert np.mean([part.paired for part in found]) == pytest.approx(truth, rel=0.15)
+    assert np.mean([part.single for part in found]) < 0.5 * truth
+    assert np.var(estimates) == pytest.approx(truth, rel=0.25)
+
+
+@given(st.floats(-3, 3), st.floats(0, 2), st.floats(0, 2), st.floats(0.01, 2), st.integers(4, 40))
+def test_bounds_are_where_the_distance_is_t_errors(estimate, single, paired, noise, freedom):
+    parts = statistics.VarianceParts(single, paired)
+    error, low, high = statistics.squared_length_interval(estimate, noise, parts, freedom)
+    assert error == pytest.approx(np.sqrt(single + paired))
+    assert low <= estimate + 1e-9
+    assert high >= estimate - 1e-9
+    t2 = stats.t.ppf(0.975, freedom) ** 2
+    # Zero is inside just where the noise alone can reach the estimate.
+    if abs(estimate**2 - t2 * paired) > 1e-6:
+        assert (low <= 0 <= high) == (estimate**2 < t2 * paired) or estimate < 0
+    if single + paired == 0:
+        assert (low, high) == pytest.approx((estimate, estimate))
+
+
+def test_far_from_zero_the_interval_is_that_of_the_error_and_nothing_is_clipped():
+    parts = statistics.VarianceParts(0.0004, 0.0001)
+    error, low, high = statistics.squared_length_interval(5.0, 0.1, parts, 19)
+    half = stats.t.ppf(0.975, 19) * error
+    assert (low, high) == pytest.approx((5 - half, 5 + half), rel=1e-3)
+    _, low, high = statistics.squared_length_interval(-0.5, 0.1, parts, 19)
+    assert low < high < 0
+
+
+@pytest.mark.parametrize(("effect", "strata"), [(0.0, 1), (0.0, 3), (0.3, 1)])
+def test_intervals_hold_the_truth_with_and_without_effect(effect, strata):
+    """benchmarks/aqi_coverage.py has more draws, populations and numbers."""
+    plan, truth, held = design(strata=strata), effect**2, []
+    for seed in range(150):
+        cells = moments(plan, effect, seed)
+        values = stratified_of(cells.regroup(np.arange(cells.n_classes) % (2 * strata), 2 * strata))
+        interval = blocks.intervals(cells, plan, values).by_name["stratified_delta_squared"]
+        held.append(interval.low <= truth <= interval.high)
+    assert 0.9 <= np.mean(held) <= 0.99
+
+
+def test_noise_in_a_direction_is_all_without_effect_and_little_with_one():
+    plan = design()
+    without, with_one = (layer_of("language.1", moments(plan, effect, 1, width=64), plan) for effect in (0.0, 1.0))
+    assert without.noise_share > 0.5
+    assert with_one.noise_share < 0.1
+    assert 0 <= with_one.noise_share <= without.noise_share <= 1
+
+
+def test_rows_without_scatter_have_no_interval_and_raise_nothing():
+    plan = design(strata=1)
+    cells = ClassMoments(plan.n_cells, 3).update(np.ones((len(plan.codes), 3)), plan.cells)
+    layer = layer_of("language.1", cells, plan)
+    assert layer.status == "constant"
+    assert np.isnan(layer.intervals["stratified_delta_squared"].low)
+    x = np.ones((len(plan.codes), 3)) * plan.codes[:, None]
+    layer = layer_of("language.1", ClassMoments(plan.n_cells, 3).update(x, plan.cells), plan)
+    assert layer.effect.stratified_delta_squared == ratio(1, 0)
