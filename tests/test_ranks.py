@@ -25,9 +25,13 @@ COMMON = """
     class Rows:
         '''Batches of 24 rows and a tail of 1, divided among ranks as the store's reader does.'''
 
+        bad = None
+
         def __init__(self, n=97, d=6, size=24, streams=("vision", "language"), labels=0, parts=False):
             generator = torch.Generator().manual_seed(5)
             center = torch.randn(n, d, generator=generator)
+            if Rows.bad is not None:
+                center[Rows.bad] = float("nan")
             self.values = {{s: center + 0.3 * torch.randn(n, d, generator=generator) for s in streams}}
             self.n, self.size, self.parts = n, size, parts
             self.steps_per_epoch = -(-n // size)
@@ -107,6 +111,7 @@ def test_every_objective_comes_to_the_losses_and_weights_of_one_process(tmp_path
         from vlsae.dictionaries.sae_d import SAED
         from vlsae.dictionaries.top_k import TopK
         from vlsae.dictionaries.vl_sae import VLSAE
+        from vlsae.training.rows import NotFinite
 
         MADE = {{
             "vl_sae": lambda: VLSAE(6, 24, 4, loss_balance="variance"),
@@ -128,13 +133,19 @@ def test_every_objective_comes_to_the_losses_and_weights_of_one_process(tmp_path
             for name, make in MADE.items():
                 torch.manual_seed(0)
                 found[name] = train(make())
+            # A row of the second rank's part of the first batch: no rank waits for the other.
+            Rows.bad = 20
+            try:
+                train(MADE["vl_sae"]())
+            except NotFinite:
+                found["not finite"] = ([(0, "raised", {{}})], {{}})
             if ranks.is_first():
                 torch.save(found, {str(tmp_path)!r} + f"/{{ranks.size()}}.pt")
         """,
     )
     alone(path)
     by_torchrun(path)
-    _same(tmp_path / "1.pt", tmp_path / "2.pt")
+    assert "not finite" in _same(tmp_path / "1.pt", tmp_path / "2.pt")
 
 
 def test_one_process_goes_on_where_two_ranks_were_stopped(tmp_path):
@@ -180,7 +191,8 @@ def test_one_process_goes_on_where_two_ranks_were_stopped(tmp_path):
     _same(tmp_path / "stopped.pt", tmp_path / "whole.pt")
 
 
-def _same(one: Path, two: Path) -> None:
+def _same(one: Path, two: Path) -> list[str]:
+    """Assert that two files hold the same lines and weights, and return the names of what they hold."""
     import torch
 
     first, second = (torch.load(path, weights_only=False) for path in (one, two))
@@ -192,3 +204,4 @@ def _same(one: Path, two: Path) -> None:
             assert values == pytest.approx(again, rel=1e-5, abs=1e-7), (name, step, split)
         for key, value in weights.items():
             torch.testing.assert_close(other_weights[key], value, rtol=2e-4, atol=2e-5, msg=f"{name}: {key}")
+    return list(first)

@@ -73,7 +73,7 @@ def write_failure(error: BaseException) -> None:
 
     if ERROR_FILE not in os.environ:
         return
-    kind = MISTAKE if isinstance(error, UserError) else LEFT_ALONE if was_left_alone(error) else BUG
+    kind = LEFT_ALONE if was_left_alone(error) else MISTAKE if isinstance(error, UserError) else BUG
     facts = {"kind": kind, "text": error.message if isinstance(error, UserError) else one_line(error)}
     facts["mend"] = (error.mend or "") if isinstance(error, UserError) else ""
     with open(os.environ[ERROR_FILE], "w", encoding="utf-8") as file:
@@ -81,7 +81,13 @@ def write_failure(error: BaseException) -> None:
 
 
 def was_left_alone(error: BaseException) -> bool:
-    """Tell whether an error says that another rank is gone; torch tells of it in words alone."""
+    """Tell whether an error is the echo of another rank's; that one is gone is told by torch in words alone."""
+    from vlsae.training.parts import FoundElsewhere
+
+    return isinstance(error, FoundElsewhere) or _of_connection(error)
+
+
+def _of_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _CONNECTION)
 
 

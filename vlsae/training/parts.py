@@ -19,6 +19,10 @@ from vlsae.training.objective import Loss
 from vlsae.training.rows import NotFinite
 
 
+class FoundElsewhere(NotFinite):
+    """Another rank has found a value that is not finite, and says where."""
+
+
 def merged(loss: Loss, weight: float, rows: int, gradients: Sequence[Tensor] = ()) -> tuple[Loss, int]:
     """Return the loss, its parts and the number of rows of all ranks; ``gradients`` become all ranks', in place.
 
@@ -50,7 +54,7 @@ def agree(error: NotFinite | None) -> None:
     if error is not None:
         raise error
     if int(found):
-        raise NotFinite("Another rank found values that are not finite.", "Look at that rank's own message.")
+        raise FoundElsewhere("Another rank found values that are not finite.", "Look at that rank's own message.")
 
 
 def total(x: Tensor) -> Tensor:
