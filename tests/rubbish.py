@@ -92,12 +92,12 @@ def command_line(world: World) -> Iterator[Case]:
         ("train", "--seed", "-1"): "seed",
         ("train", "--seed", "1.5"): "seed",
         ("train", "--device", "toaster"): "hardware.device",
-        ("train", "--name", "../../etc"): "../../etc",
-        ("train", "--name", "latest"): "latest",
-        ("train", "--name", "v0001"): "v0001",
-        ("train", "--name", "a" * 300): "200",
-        ("train", "--name", "a/b"): "a/b",
-        ("train", "--name", "-x"): "-x",
+        ("extract", *TINY, "--name", "../../etc"): "../../etc",
+        ("extract", *TINY, "--name", "latest"): "latest",
+        ("extract", *TINY, "--name", "v0001"): "v0001",
+        ("extract", *TINY, "--name", "a" * 300): "200",
+        ("extract", *TINY, "--name", "a/b"): "a/b",
+        ("extract", *TINY, "--name", "-x"): "-x",
         ("train", "--run", "nowhere/at/all"): "nowhere/at/all",
         ("train", "--run", "/etc/passwd"): "/etc/passwd",
         ("train", "--run", "hub:someone/something"): "hub:someone/something",
@@ -129,7 +129,7 @@ def command_line(world: World) -> Iterator[Case]:
         ("runs", "rm", "--yes", EXTRACT): TRAIN,
         ("runs", "rm", "--yes", "/"): "/",
         ("runs", "export", "nowhere", str(world.folder / "x")): "nowhere",
-        ("runs", "export", TRAIN, str(world.folder)): "my_sae",
+        ("runs", "export", TRAIN, str(world.folder)): str(world.folder),
         ("runs", "export", TRAIN, str(world.folder / "y"), "--format", "zip"): "zip",
         ("runs", "push", "nowhere", "org/name"): "nowhere",
         ("report",): "RUN",
@@ -186,7 +186,7 @@ def wrong_settings() -> Iterator[Case]:
         if path in skipped:
             continue
         head = path.split(".")[0]
-        stage = head if head in ("aqi", "enhance") else "train"
+        stage = head if head in ("aqi", "enhance", "train") else "extract"
         number = any(word in str(annotation) for word in ("Range", "'float'"))
         yield Case((stage, f"{path}=nan" if number else f"{path}={{a: [1, 2]}}"), path)
 
@@ -208,8 +208,9 @@ def wrong_parameters() -> Iterator[Case]:
                 for name, one in settings_of(target_class(target)).items()
                 if "Range" in str(one) and f"\n{name}:" in text
             ]
+            needed = [f"{group}.{name}=nowhere" for name in re.findall(r"^(\w+): \?\?\?", text, re.MULTILINE)]
             for name in bounded[:1]:
-                yield Case((stage, f"{group}={file.stem}", f"{group}.{name}=-3"), f"{group}.{name}")
+                yield Case((stage, f"{group}={file.stem}", *needed, f"{group}.{name}=-3"), f"{group}.{name}")
     for word in ("objective.k=-3", "objective.k=0", "objective.k=1.5", "objective.k=abc", "objective.k=true"):
         yield Case(("train", word), "objective.k")
     yield Case(("train", "objective.n_concepts=8", "objective.k=9"), "objective.k")
