@@ -172,9 +172,52 @@ def test_a_concept_that_is_not_there_is_named(clip, concept, words):
 
 def test_a_dictionary_of_another_site_is_refused(clip):
     task = Steering(data=Shapes(n=60), concept=1)
-    task.work = Work(sites={"vision": "vision.2", "language": "language.embedding"})
-    with pytest.raises(UserError, match=r"trained on vision\.2 and language\.embedding; this task works on vision"):
+    task.work = Work(sites={"vision": "vision.embedding", "language": "language.2"})
+    with pytest.raises(UserError, match=r"trained on vision\.embedding and language\.2; this task works on vision"):
         task.evaluate(clip, dictionary())
+    task.work = Work(sites={"vision": "vision.20"})
+    with pytest.raises(UserError, match=r"reads vision\.20, which the model has not got"):
+        task.evaluate(clip, dictionary())
+    task.work = Work(sites={"vision": "vision.1"})
+    with pytest.raises(UserError, match="reads no captions"):
+        task.evaluate(clip, dictionary(clip.sites()["vision.1"].width))
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_a_layer_of_the_vision_tower_is_steered(clip, through):
+    width, other = (clip.sites()[f"{stream}.1"].width for stream in ("vision", "language"))
+    own = dictionary(width)
+    task = Steering(data=Shapes(n=200), concept="color=red", strengths=[2.0], randoms=2, texts=40)
+    task.work = Work(resamples=20, sites={"vision": "vision.1"})
+    if through:
+        auxiliary = AuxiliaryAutoencoder(width, other, width).eval()
+        sites = {"vision": "vision.1", "language": "language.1"}
+        task.work = Work(resamples=20, sites=sites, auxiliary=auxiliary)
+    result = task.evaluate(clip, own)
+    cells = {(row[0], row[1]): row for row in result.tables[0].rows}
+    assert cells["concept", 0.0][2] == cells["concept", 0.0][5] == 0
+    assert cells["concept", 2.0][5] > 0
+    assert cells["random", 2.0][5] > 0
+    assert "at vision.1" in result.notes[0]
+
+
+@torch.no_grad()
+def test_the_class_token_alone_moves_and_an_edit_of_nothing_nothing(clip):
+    from vlsae.enhancement.layer_images import LayerImages, moved_tokens
+
+    data = Shapes(n=6)
+    places = LayerImages(clip, data, data.table["sample_id"], "vision.1")
+    hidden = rows(12).reshape(3, 4, 16)
+    moved = moved_tokens(hidden, hidden[:, 0], lambda x: 2 * x)
+    torch.testing.assert_close(moved[:, 0], 2 * hidden[:, 0])
+    assert torch.equal(moved[:, 1:], hidden[:, 1:])
+    all_alike = moved_tokens(hidden, hidden.mean(1), lambda x: x + 1)
+    torch.testing.assert_close(all_alike, hidden + 1)
+    assert moved_tokens(hidden, hidden[:, 0], lambda x: x) is hidden
+    assert torch.equal(places.embeddings(lambda x: x), places.embeddings(None))
+    assert not torch.equal(places.embeddings(lambda x: x + 1), places.embeddings(None))
+    alone, among = places.take([4]).embeddings(lambda x: x + 1), places.embeddings(lambda x: x + 1)[4:5]
+    torch.testing.assert_close(alone, among, atol=1e-5, rtol=0)
 
 
 def test_names_and_attributes():

@@ -6,6 +6,8 @@ how the chances within each part move is the damage. n images, p captions, d wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,16 +23,25 @@ class CaptionOutput(Output):
     """Captions ``(p, d)`` of which ``wanted_texts (p,)`` have what is wanted, seen from images ``(n, d)``.
 
     The Kullback–Leibler divergence of all chances from the clean ones is that of the two parts plus that within them
-    (chain rule); only the latter is damage. Raises ``ValueError`` where either part has fewer than two captions.
+    (chain rule); only the latter is damage. ``under`` gives the images under a change; by default it is applied to them
+    as they are. Raises ``ValueError`` where either part has fewer than two captions.
     """
 
     wanted = "share of the model's chances that go to captions with what is wanted, beyond the clean share"
     damage = "divergence in nats of the chances among captions with it, and among those without, from the clean ones"
 
-    def __init__(self, images: Tensor, captions: Tensor, wanted_texts: np.ndarray, scale: float) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        captions: Tensor,
+        wanted_texts: np.ndarray,
+        scale: float,
+        under: Callable[[Change], Tensor] | None = None,
+    ) -> None:
+        self._under = under or (lambda change: change(images))
         self._texts = unit(captions)
         self._wanted = torch.from_numpy(np.asarray(wanted_texts, bool))
-        self._images, self._scale = images, scale
+        self._scale = scale
         counts = int(self._wanted.sum()), int((~self._wanted).sum())
         if min(counts) < 2 or not len(images):
             raise UserError(
@@ -41,7 +52,7 @@ class CaptionOutput(Output):
 
     def respond(self, change: Change | None) -> Response:
         """Return the gain of the wanted captions and the divergence within both parts, by image."""
-        steered = self._clean if change is None else self._chances(change(self._images))
+        steered = self._clean if change is None else self._chances(self._under(change))
         share, clean_share = (log[:, self._wanted].exp().sum(dim=1) for log in (steered, self._clean))
         damage = torch.zeros(len(steered), dtype=torch.float64)
         for part in (self._wanted, ~self._wanted):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vlsae.dictionaries.auroc import auroc
-from vlsae.dictionaries.base import Dictionary
+from vlsae.dictionaries.base import STREAMS, Dictionary
 from vlsae.dictionaries.codes import code_matrix
 from vlsae.enhancement.caption_output import CaptionOutput, scale_of
 from vlsae.enhancement.concept_reference import (
@@ -26,12 +26,13 @@ from vlsae.enhancement.concept_reference import (
     read_direction,
 )
 from vlsae.enhancement.dose_response import Output
-from vlsae.enhancement.rows import EMBEDDINGS, TaskRows, check_sites, halves, rows_of
+from vlsae.enhancement.rows import BATCH, EMBEDDINGS, TaskRows, check_sites, halves, rows_of
 from vlsae.enhancement.steering import Change, Edit, concept_change
 from vlsae.errors import UserError
 from vlsae.result import Measure
 
 if TYPE_CHECKING:
+    from vlsae.enhancement.layer_images import LayerImages
     from vlsae.enhancement.tasks.steering import Steering
     from vlsae.models.base import Model
 
@@ -68,26 +69,40 @@ class Located(NamedTuple):
 
 
 def caption_target(task: Steering, model: Model, dictionary: Dictionary) -> Target:
-    """Return the target in the image space of a contrastive model.
+    """Return the target in the image space of a contrastive model, or at a layer of its vision tower.
 
     Images without the concept are steered to raise it, images with it otherwise. What is wanted are captions with the
     concept (``raise``), without it (``lower``, ``remove``), or with the other and without it (``swap``).
     """
-    check_sites(task.work, EMBEDDINGS)
+    site = dict(task.work.sites).get("vision", EMBEDDINGS[0])
+    if site == EMBEDDINGS[0]:
+        check_sites(task.work, EMBEDDINGS)
     rows = rows_of(task.work, model, task.data, EMBEDDINGS)
     choosing, scored = halves(rows)
+    places = None
+    if site != EMBEDDINGS[0]:
+        rows, places = _at_layer(task, model, rows.take(_few(task, choosing, scored)), site)
+        choosing, scored = halves(rows)
+    auxiliary = None if places is None else task.work.auxiliary
+    read = _read(rows, auxiliary)
     coder = read_direction(str(task.concept), dictionary.width) if is_direction(task.concept) else dictionary
-    own = _located(task, task.concept, coder, rows, choosing)
-    other = None if task.other is None else _located(task, task.other, coder, rows, choosing)
+    own = _located(task, task.concept, coder, read, choosing)
+    other = None if task.other is None else _located(task, task.other, coder, read, choosing)
     wanted = {"raise": own.texts, "swap": ~own.texts & other.texts if other else own.texts}.get(task.action, ~own.texts)
     steered = (~own.images if task.action == "raise" else own.images) & np.isin(np.arange(len(rows)), scored)
     images = np.flatnonzero(steered)[: task.texts]
     pool = scored[: task.texts]
     values = rows.values
+    seen = None if places is None else places.take(images.tolist())
     output = CaptionOutput(
-        values["vision"][images], values["language"][pool], wanted[pool], scale_of(model, task.scale)
+        values["vision"][images] if seen is None else seen.embeddings(None),
+        values["captions"][pool] if "captions" in values else values["language"][pool],
+        wanted[pool],
+        scale_of(model, task.scale),
+        None if seen is None else seen.embeddings,
     )
-    edit = Edit(task.action, own.concept, mean_activity(coder, values["vision"][choosing], own.concept), _number(other))
+    unit = mean_activity(coder, read.values["vision"][choosing], own.concept)
+    edit = Edit(task.action, own.concept, unit, _number(other))
     first = {"raise": own.images, "swap": other.images if other else own.images}.get(task.action, ~own.images)
     difference = _mean_difference(values["vision"][choosing], first[choosing])
     metrics = {
@@ -97,10 +112,60 @@ def caption_target(task: Steering, model: Model, dictionary: Dictionary) -> Targ
     if own.auroc is not None:
         metrics["concept_auroc"] = Measure(own.auroc, "AUROC of the chosen concept for the factor, choosing rows")
     words = (
-        f"{task.action} concept {own.concept} ({task.concept}) in {len(images)} images, {len(pool)} captions judged."
+        f"{task.action} concept {own.concept} ({task.concept}) at {site} in {len(images)} images, {len(pool)} captions "
+        "judged."
     )
     ids = [rows.ids[number] for number in images]
-    return Target(coder, "vision", edit, None, output, difference, ids, words, metrics)
+    return Target(coder, "vision", edit, auxiliary, output, difference, ids, words, metrics)
+
+
+def _few(task: Steering, choosing: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """Return the rows that are read at a layer: some to choose the concept on, some to be steered and judged."""
+    return np.sort(np.concatenate([choosing[: 4 * task.texts], scored[: 2 * task.texts]]))
+
+
+def _at_layer(task: Steering, model: Model, rows: TaskRows, site: str) -> tuple[TaskRows, LayerImages]:
+    """Return rows whose values are those of the dictionary's layers, ``captions`` the captions' embeddings.
+
+    Raises :class:`~vlsae.errors.UserError` for a site that is no layer of the vision tower.
+    """
+    from vlsae.enhancement.layer_images import LayerImages
+    from vlsae.models.base import TokenSelection
+
+    if site not in model.sites():
+        raise UserError(f"The dictionary reads {site}, which the model has not got.", "Choose the model it is of.")
+    if _holds_tokens(task):
+        raise UserError(
+            f"The dictionary reads the tokens of {site}; a picture is steered by one row.",
+            "Use a dictionary of pooled rows: extract.tokens.pooling=default",
+        )
+    places = LayerImages(model, task.data, rows.ids, site)
+    values = {"vision": places.values(), "captions": rows.values["language"]}
+    language = dict(task.work.sites).get("language")
+    if language is not None:
+        texts = [one[0] for one in rows.samples.column("texts").to_pylist()]
+        found = []
+        for first in range(0, len(texts), BATCH):
+            batch = model.prepare(None, texts[first : first + BATCH])
+            found.append(model.represent(batch, [language], TokenSelection())[language].values.float().cpu())
+        values["language"] = torch.cat(found)
+    return TaskRows(values, rows.samples, rows.split), places
+
+
+def _holds_tokens(task: Steering) -> bool:
+    store = task.work.training
+    if store is None:
+        return False
+    return bool((store.row_table("vision").column("position").to_numpy() >= 0).any())
+
+
+def _read(rows: TaskRows, auxiliary: Any) -> TaskRows:
+    """Return rows as the dictionary reads them, through its auxiliary autoencoder where it has one."""
+    if auxiliary is None:
+        return rows
+    with torch.no_grad():
+        inner = {stream: auxiliary.encode(rows.values[stream], stream) for stream in STREAMS if stream in rows.values}
+    return TaskRows({**rows.values, **inner}, rows.samples, rows.split)
 
 
 def text_target(task: Steering, model: Any, dictionary: Dictionary) -> Target:
@@ -153,7 +218,12 @@ def mean_activity(coder: Any, x: Tensor, concept: int, stream: str = "vision") -
 
 
 def _located(task: Steering, reference: int | str, coder: Any, rows: TaskRows, choosing: np.ndarray) -> Located:
-    codes = {stream: code_matrix(coder, rows.values[stream], stream) for stream in ("vision", "language")}
+    codes = {stream: code_matrix(coder, rows.values[stream], stream) for stream in STREAMS if stream in rows.values}
+    if len(codes) == 1 and "=" not in str(reference):
+        raise UserError(
+            "The dictionary reads no captions, so which of them have the concept is not known.",
+            "Name a factor of the data, such as task.concept='color=red'.",
+        )
     if is_direction(reference):
         above = [one > np.median(one) for one in (matrix.toarray().ravel() for matrix in codes.values())]
         return Located(0, above[0], above[1], None)
