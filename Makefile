@@ -54,5 +54,6 @@ bundled: $(STAMP)  ## train the bundled models again; TEXTS=FOLDER holds the two
 	$(BIN)/python scripts/make_bundled.py
 	$(BIN)/python scripts/make_bundled_texts.py
 	$(BIN)/python scripts/make_bundled_lm.py $(TEXTS)
+	$(BIN)/python scripts/make_bundled_llava.py
 
 .PHONY: help install demo test format lint types audit check bench stress docs bundled

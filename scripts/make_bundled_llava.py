@@ -27,6 +27,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from make_bundled_lm import change
 from safetensors.torch import load_file, save_file
 
 from vlsae.datasets.shapes_captions import WORDS
@@ -199,9 +200,10 @@ def install(model: Path, target: Path) -> None:
     for path in model.iterdir():
         if path.suffix in (".json", ".jinja"):
             shutil.copyfile(path, target / path.name)
-    facts = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    facts["dtype"] = "float16"
-    (target / "config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    change(target / "config.json", dtype="float16")
+    # The name that every version of transformers knows, and none of what the newest notes of the saving itself.
+    noted = dict.fromkeys(("backend", "is_local", "local_files_only"))
+    change(target / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", **noted)
     weights = {name: value.half() for name, value in load_file(model / "model.safetensors").items()}
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
 
