@@ -45,6 +45,9 @@ stress: $(STAMP)  ## three quarters of an hour: memory over long work, drawn for
 	$(BIN)/python scripts/stress.py memory --minutes 30 --out docs/figures
 	$(BIN)/python scripts/stress.py kills --count 50 --seed 0
 
+reproduce: $(STAMP)  ## run the experiments behind docs/claims.md; DATA=FOLDER holds the data sets that some need
+	$(BIN)/python scripts/reproduce.py all $(if $(DATA),--data $(DATA))
+
 docs: $(STAMP)  ## make the pages of docs/ a site in site/
 	@$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --quiet
@@ -56,4 +59,4 @@ bundled: $(STAMP)  ## train the bundled models again; TEXTS=FOLDER holds the two
 	$(BIN)/python scripts/make_bundled_lm.py $(TEXTS)
 	$(BIN)/python scripts/make_bundled_llava.py
 
-.PHONY: help install demo test format lint types audit check bench stress docs bundled
+.PHONY: help install demo test format lint types audit check bench stress docs bundled reproduce

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from vlsae.errors import UserError
+from vlsae.probes import fitting
 from vlsae.probes.fitting import Design, Problem, fit
 from vlsae.probes.folds import grouped_folds
 from vlsae.probes.nested import losses, nested
@@ -166,3 +167,20 @@ def test_the_online_code_of_labels_that_carry_nothing_and_of_separable_ones():
     assert 1000 / bits[1] > 4
     few = code_length(x[:3], noise[:3, None].astype(float), groups[:3], [1.0], 2)
     assert few[0] == pytest.approx(3)
+
+
+def test_beginning_in_single_precision_ends_where_double_does(monkeypatch):
+    generator = np.random.default_rng(4)
+    x = generator.normal(size=(400, 12)) * np.geomspace(1, 0.1, 12) + 2
+    y = (
+        ((x - 2) @ generator.normal(size=(12, 4)) * 2 + generator.gumbel(size=(400, 4)))
+        .argmax(axis=1)[:, None]
+        .astype(float)
+    )
+    problems = [Problem(0, (fold,), penalty) for fold in range(2) for penalty in (0.1, 1.0, 100.0)]
+    found = []
+    for least in (1, 1 << 60):
+        monkeypatch.setattr(fitting, "ROUGH_FROM", least)
+        found.append(fit(Design(x, np.arange(400) % 4), y, problems, 4))
+    np.testing.assert_allclose(found[0], found[1], atol=2e-4 * np.abs(found[1]).max())
+    np.testing.assert_allclose(found[0][2], found[1][2], atol=1e-5)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg.blas import dsyrk
 from scipy.linalg.lapack import dpotrf, dpotrs
 
 from vlsae.errors import UserError, VlsaeWarning
@@ -33,6 +34,9 @@ RESIDUAL, ITERATIONS = 1e-10, 40
 
 #: Bytes of one n × m array of the solver.
 AT_ONCE = 1 << 25
+
+#: Rows times columns from which fits of more than two classes begin in single precision.
+ROUGH_FROM = 1 << 18
 
 #: Above this width the factors behind the preconditioner, which shape the way and not the end, are in single precision.
 SINGLE_ABOVE = 1024
@@ -114,7 +118,7 @@ class Design:
     @cached_property
     def grams(self) -> np.ndarray:
         """XᵀX of each fold's rows, ``(K, d, d)``."""
-        return np.stack([self.x[own].T @ self.x[own] for own in self.slices])
+        return np.stack([_product(self.x[own]) for own in self.slices])
 
     @cached_property
     def gram(self) -> np.ndarray:
@@ -133,10 +137,12 @@ class Design:
         """Return (curvature·XᵀX + λ)⁻¹ ``gradient (d, m)``."""
         key = (penalty, curvature)
         if key not in self._factors:
-            bound = (curvature * self.gram).astype(self.gram.dtype)
+            bound = self.gram * self.gram.dtype.type(curvature)
             bound[np.diag_indices(self.d)] += penalty
             self._factors[key] = cho_factor(bound, lower=True, overwrite_a=True, check_finite=False)
-        return np.asarray(cho_solve(self._factors[key], gradient.astype(self.gram.dtype), check_finite=False))
+        return np.asarray(
+            cho_solve(self._factors[key], gradient.astype(self.gram.dtype, copy=False), check_finite=False)
+        )
 
     def raw(self, coefficients: np.ndarray) -> np.ndarray:
         """Return coefficients ``(…, d + 1)`` on ``self.x``, intercept last, as those on the rows as they came."""
@@ -258,6 +264,13 @@ class NormalEquations:
         return matrix
 
 
+def _product(x: np.ndarray) -> np.ndarray:
+    """Return xᵀx ``(d, d)``, of which one half is computed."""
+    # The transpose of rows that lie one after another is what the routine takes for its own layout.
+    lower = dsyrk(1.0, x.T, lower=1)
+    return np.asarray(lower + np.tril(lower, -1).T)
+
+
 def _solve_positive(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return matrix⁻¹ right of a positive matrix; of one that is singular, the solution of least length."""
     factor, failed = dpotrf(matrix, lower=1, clean=0, overwrite_a=0)
@@ -271,6 +284,9 @@ def _logistic(design: Design, y: np.ndarray, problems: Sequence[Problem], classe
     c = 1 if classes == 2 else classes
     found = np.empty((len(problems), c, design.d + 1))
     with_one = np.column_stack([design.x, np.ones(design.n)])
+    # In single precision a step costs half; where it ends, few steps in double are left.
+    large = c > 1 and design.n > design.d and with_one.size >= ROUGH_FROM
+    rough = with_one.astype(np.float32) if large else None
     block = max(1, AT_ONCE // (8 * design.n * c))
     # Penalties side by side, so that a block has few of them.
     order = sorted(range(len(problems)), key=lambda place: problems[place].penalty)
@@ -296,9 +312,12 @@ def _logistic(design: Design, y: np.ndarray, problems: Sequence[Problem], classe
             return result
 
         targets = y[:, [one.target for one in own]]
-        solution, converged = minimize(
-            with_one, targets, weights, penalty, precondition, classes=c, tolerance=TOLERANCE
-        )
+        settings: Any = {"classes": c, "tolerance": TOLERANCE}
+        start = None
+        if rough is not None:
+            single = (rough, targets.astype(np.float32), weights.astype(np.float32), penalty.astype(np.float32))
+            start, _ = minimize(*single, precondition, **settings)
+        solution, converged = minimize(with_one, targets, weights, penalty, precondition, **settings, start=start)
         found[places] = solution.reshape(design.d + 1, c, len(own)).transpose(2, 1, 0)
         missed += int((~converged).sum())
     if missed:

@@ -27,8 +27,8 @@ SHORTENINGS = 30
 #: Shares of the slope: of sufficient descent (Armijo); and of a slope flat enough where rounding hides the descent.
 DESCENT, FLAT = 1e-4, 0.5
 
-#: Share of the loss below which its change is rounding.
-ROUNDING = 1e-12
+#: Share of the loss below which its change is rounding, by the precision of the rows.
+ROUNDING = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 1e-6}
 
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -46,15 +46,17 @@ def minimize(
     *,
     classes: int = 1,
     tolerance: float = TOLERANCE,
+    start: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients ``(p, m)`` of least Σ weight·log-loss + ½ Σ penalty·w², and which ``(q,)`` have converged.
 
     ``x (n, p)``, ``y (n, q)`` in 0…1 (in class numbers where ``classes`` > 1), ``weights (n, q)``; ``penalty (p, q)``,
     or ``(p, 1)`` for all alike: an infinite one keeps a coefficient at 0. Problems that are solved leave the batch.
+    Everything is computed in the precision of ``x``, losses summed in double; ``start (p, m)`` is where to begin.
     """
     q = y.shape[1]
-    state = _State(x, y, weights, penalty, classes)
-    solution, converged = np.zeros((x.shape[1], q * classes)), np.zeros(q, dtype=bool)
+    state = _State(x, y, weights, penalty, classes, start)
+    solution, converged = np.zeros((x.shape[1], q * classes), x.dtype), np.zeros(q, dtype=bool)
     active = np.arange(q)
     history: list[Pair] = []
     for number in range(STEPS):
@@ -82,7 +84,7 @@ def minimize(
         state.step(direction)
         moved, change = state.coefficients - before, state.gradient - gradient
         curvature = state.dots(moved, change)
-        inverse = np.divide(1.0, curvature, out=np.zeros_like(curvature), where=curvature > 0)
+        inverse = np.divide(1, curvature, out=np.zeros_like(curvature), where=curvature > 0)
         history = [*history, (moved, change, inverse)][-MEMORY:]
     solution[:, _columns(active, q, classes)] = state.coefficients
     return solution, converged
@@ -113,15 +115,27 @@ def _columns(problems: np.ndarray, q: int, classes: int) -> np.ndarray:
 class _State:
     """Where each of the problems of the batch stands; ``stuck (q,)`` counts line searches in a row that failed."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray, penalty: np.ndarray, classes: int) -> None:
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        penalty: np.ndarray,
+        classes: int,
+        start: np.ndarray | None = None,
+    ) -> None:
         self.x, self.y, self.weights, self.classes = x, y, weights, classes
         self.frozen = np.isinf(penalty) if np.isinf(penalty).any() else None
         self.penalty = penalty if self.frozen is None else np.where(self.frozen, 0.0, penalty)
         q = y.shape[1]
         self.hits = y[:, None] == np.arange(classes)[:, None] if classes > 1 else None
         self.curvature = np.zeros(q)
-        self.coefficients = np.zeros((x.shape[1], q * classes))
-        self.scores = np.zeros((len(x), q * classes))
+        if start is None:
+            self.coefficients = np.zeros((x.shape[1], q * classes), x.dtype)
+            self.scores = np.zeros((len(x), q * classes), x.dtype)
+        else:
+            self.coefficients = start.astype(x.dtype)
+            self.scores = x @ self.coefficients
         self.stuck = np.zeros(q, dtype=int)
         self.loss, self.residual = self._evaluate(self.coefficients, self.scores, np.arange(q))
         self.gradient = self._gradient(self.coefficients)
@@ -182,7 +196,7 @@ class _State:
     def step(self, direction: np.ndarray) -> None:
         """Move along ``direction (p, m)``, each problem as far as its loss falls enough."""
         rise = self.x @ direction
-        slope = self.dots(self.gradient, direction)
+        slope = self.dots(self.gradient, direction).astype(np.float64)
         coefficients, scores = self.coefficients.copy(), self.scores.copy()
         length = np.ones(len(slope))
         trying = np.flatnonzero(slope < 0)
@@ -190,14 +204,16 @@ class _State:
             if len(trying) == 0:
                 break
             own = self.columns(trying) if len(trying) < len(slope) else slice(None)
-            t = self.spread(length[trying])
+            t = self.spread(length[trying]).astype(self.x.dtype)
             moved = self.coefficients[:, own] + t * direction[:, own]
             raised = self.scores[:, own] + t * rise[:, own]
             loss, residual = self._evaluate(moved, raised, trying)
             pull = self.spread(self._penalty_of(trying)) * moved
             ahead = np.einsum("nm,nm->m", residual, rise[:, own]) + np.einsum("pm,pm->m", pull, direction[:, own])
             ahead = ahead.reshape(self.classes, -1).sum(axis=0)
-            taken = self._descends(loss, self.loss[trying], length[trying] * slope[trying], ahead, slope[trying])
+            taken = self._descends(
+                loss, self.loss[trying], length[trying] * slope[trying], ahead, slope[trying], ROUNDING[self.x.dtype]
+            )
             done = trying[taken]
             places, within = self.columns(done), _columns(np.flatnonzero(taken), len(trying), self.classes)
             coefficients[:, places], scores[:, places] = moved[:, within], raised[:, within]
@@ -215,10 +231,15 @@ class _State:
 
     @staticmethod
     def _descends(
-        loss: np.ndarray, before: np.ndarray, expected: np.ndarray, ahead: np.ndarray, slope: np.ndarray
+        loss: np.ndarray,
+        before: np.ndarray,
+        expected: np.ndarray,
+        ahead: np.ndarray,
+        slope: np.ndarray,
+        rounding: float,
     ) -> np.ndarray:
         # The losses are convex: one that still falls where the step ends has fallen all the way.
-        hidden = np.abs(loss - before) <= ROUNDING * before
+        hidden = np.abs(loss - before) <= rounding * before
         return (ahead <= 0) | (loss <= before + DESCENT * expected) | (hidden & (ahead <= -FLAT * slope))
 
     def _gradient(self, coefficients: np.ndarray) -> np.ndarray:
@@ -251,7 +272,7 @@ def _logistic(scores: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Parts:
     curvature = np.einsum("nq,nq,nq->q", weights, small * share, share) / len(y)
     residual = np.where(scores >= 0, share, small * share) - y
     residual *= weights
-    return np.einsum("nq,nq->q", weights, losses), residual, curvature
+    return np.einsum("nq,nq->q", weights, losses, dtype=np.float64), residual, curvature
 
 
 def _softmax(scores: np.ndarray, hits: np.ndarray, weights: np.ndarray) -> Parts:
@@ -260,8 +281,8 @@ def _softmax(scores: np.ndarray, hits: np.ndarray, weights: np.ndarray) -> Parts
     largest = cubes.max(axis=1)
     shares = np.exp(cubes - largest[:, None])
     total = shares.sum(axis=1)
-    own = np.einsum("ncq,ncq->nq", cubes, hits)
-    losses = np.einsum("nq,nq->q", weights, np.log(total) + largest - own)
+    own = np.einsum("ncq,ncq->nq", cubes, hits, dtype=cubes.dtype)
+    losses = np.einsum("nq,nq->q", weights, np.log(total) + largest - own, dtype=np.float64)
     shares /= total[:, None]
     uneven = np.einsum("ncq,ncq->nq", shares, shares)
     curvature = np.einsum("nq,nq->q", weights, 1 - uneven) / (len(hits) * hits.shape[1])
