@@ -64,6 +64,9 @@ def _panel(axes: Any, plot: Mapping[str, Any], own: Sequence[Mapping[str, Any]],
         if plot["kind"] == "bars":
             shift = 0.8 * ((place + 0.5) / len(own) - 0.5)
         _series(axes, plot["kind"], series, [value + shift for value in x], number, len(own))
+    if plot["kind"] not in ("lines", "bars"):
+        # A point at the edge of a small panel would be cut.
+        axes.margins(0.12)
     for number, (name, height) in enumerate(plot["reference"].items()):
         axes.axhline(height, linestyle=DASHES[1 + number % 3], color=COLORS[-1], linewidth=1.2, label=name)
     if names:
