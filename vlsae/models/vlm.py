@@ -242,10 +242,8 @@ class VLM(LM):
         """Return −ln p of each token of text given all before it, ``(n, s)`` in float32; NaN at an image's tokens."""
         from vlsae.models.token_losses import token_losses
 
-        joint = _joint_batch(batch)
-        assert joint.mask is not None
-        ids = self._inputs(batch)["input_ids"]
-        return token_losses(self.logits(batch), ids, (joint.mask & ~joint.image).to(ids.device))
+        joint, ids = _joint_batch(batch), self._inputs(batch)["input_ids"]
+        return token_losses(self.logits(batch), ids, (joint.real & ~joint.image).to(ids.device))
 
     def _reached(self, wanted: Sequence[str]) -> list[str]:
         """Return the wanted sites of blocks in the order in which a forward pass reaches them, whatever the stream."""
@@ -281,10 +279,7 @@ class VLM(LM):
         from vlsae.models.positions import Positions
         from vlsae.models.prompts import ANSWER, SPECIAL
 
-        ids, mask, role = batch.language, batch.mask, batch.role
-        assert ids is not None
-        assert mask is not None
-        assert role is not None
+        ids, mask, role = batch.inputs["input_ids"], batch.real, batch.roles
         if stream == "vision":
             ids, image = torch.full_like(ids[numbers], -1), batch.image[numbers]
             return Positions(ids, image, torch.zeros_like(image), None, "image", first=True)

@@ -41,6 +41,18 @@ class JointBatch(TextBatch):
     texts: int = 0
     read: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
+    @property
+    def real(self) -> Tensor:
+        """Which positions ``(n, s)`` are no padding."""
+        assert isinstance(self.mask, Tensor)
+        return self.mask
+
+    @property
+    def roles(self) -> Tensor:
+        """The role of each token ``(n, s)``."""
+        assert isinstance(self.role, Tensor)
+        return self.role
+
 
 @dataclass(frozen=True)
 class Joint:
@@ -262,8 +274,7 @@ class JointPrompts:
 
     def _checked(self, rendered: Sequence[Rendered], batch: JointBatch) -> JointBatch:
         """Refuse an input whose text does not stand behind its image."""
-        assert isinstance(batch.role, Tensor)
-        own = ((batch.role == TEXT) & batch.words).any(dim=1)
+        own = ((batch.roles == TEXT) & batch.words).any(dim=1)
         for number, one in enumerate(rendered):
             text = one.whole[slice(*one.text)].strip()
             if text and not own[number]:
@@ -275,8 +286,7 @@ class JointPrompts:
 
     def _longer(self, batch: JointBatch) -> dict[int, int]:
         """Return by how many tokens which sequences exceed the limit."""
-        assert isinstance(batch.mask, Tensor)
-        lengths = batch.mask.sum(dim=1).tolist()
+        lengths = batch.real.sum(dim=1).tolist()
         return (
             {}
             if self.limit is None
@@ -285,8 +295,7 @@ class JointPrompts:
 
     def _cut(self, number: int, one: Joint, rendered: Rendered, batch: JointBatch, spans: Tensor, excess: int) -> Joint:
         """Return a sequence whose text is shorter by some tokens at its end, or at its start."""
-        assert isinstance(batch.role, Tensor)
-        own = spans[number, batch.role[number] == TEXT].tolist()
+        own = spans[number, batch.roles[number] == TEXT].tolist()
         if self.truncation == "error":
             raise UserError(
                 f"Text {number} of the batch makes an input {excess} tokens longer than the limit of {self.limit}.",
