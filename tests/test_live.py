@@ -202,6 +202,38 @@ def test_recovery_changes_only_positions_that_are_rows(source, tmp_path):
     assert all(torch.equal(touched[0], one) for one in touched[1:])
 
 
+@pytest.mark.shared_data
+def test_a_real_model_keeps_most_of_its_loss_with_rows_of_a_live_dictionary(shared_data, tmp_path):
+    from vlsae.dictionaries import TopK
+    from vlsae.training import fit
+
+    model, dataset = LM(checkpoint=f"path:{shared_data / 'stories260k'}"), Text()
+    rows = ModelRows(model, dataset, "language.3", TOKENS, batch_size=64)
+    held_out, samples = (
+        np.arange(0, len(dataset), 6),
+        np.setdiff1d(np.arange(len(dataset)), np.arange(0, len(dataset), 6)),
+    )
+    live = LiveReader(rows, samples, rows.counts(samples), batch_size=256, window=2048)
+    torch.manual_seed(0)
+    dictionary = TopK(rows.width, 256, 16)
+    fit(dictionary, live, epochs=4, lr=3e-3)
+    extract_rows(
+        model,
+        Chosen(dataset, held_out),
+        tmp_path,
+        sites=["language.3"],
+        tokens=TOKENS,
+        samples=len(held_out),
+        split={"seed": 0, "validation": 1.0, "test": 0.0},
+    )
+    store = Store.open(tmp_path)
+    mean = store.read("language.3").mean(dim=0)
+    table = store.row_table("language")
+    found = token_recovery(model, "language.3", dictionary.eval(), table, store.samples, mean, resamples=20)
+    assert found["task_loss/clean"].value < found["task_loss/reconstructed"].value < found["task_loss/mean"].value
+    assert 0.7 < found["loss_recovered/mean"].value < 1
+
+
 def command(runs: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "VLSAE_RUNS": str(runs), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     done = [sys.executable, "-m", "vlsae", *words]
