@@ -92,11 +92,21 @@ def _watch(words: list[str], runs: str, seconds: float) -> Trace:
             time.sleep(EVERY)
             trace.minutes.append((time.monotonic() - start) / 60)
             trace.megabytes.append(_resident(process.pid) / 1e6)
-        if process.poll() is None:
-            process.terminate()
-        if process.wait(120) not in (0, 130):
+        if _ended(process) not in (0, 130):
             raise SystemExit(f"vlsae {' '.join(words)} ended with exit code {process.returncode}")
     return trace
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Tell a process to end, say so where it takes more than one signal, and return its exit code."""
+    for signals in range(1, 6):
+        process.terminate()
+        try:
+            return process.wait(60)
+        except subprocess.TimeoutExpired:
+            print(f"process {process.pid} works on after {signals} signals")
+    process.kill()
+    return process.wait()
 
 
 def _command(words: list[str]) -> list[str]:

@@ -153,7 +153,7 @@ def test_mistakes_exit_with_2_a_mend_and_no_traceback(words, message, runs_dir):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "hardware=multi_cpu"], "this version works in one process"),
+        (["train", "hardware=multi_cpu", "objective=prototype"], "learns from whole batches"),
         (["train", "-m", "objective.k=1,0"], "objective.k is 0, expected an integer at least 1"),
         (["enhance", "task.alphas=[-1]"], "task.alphas is [-1]"),
         (["aqi", "dataset=litmus", "dataset.path=nowhere.csv"], "nowhere.csv"),

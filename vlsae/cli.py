@@ -99,6 +99,9 @@ def _plain(names: str, what: str, metavar: str | None = None) -> Any:
     return typer.Option(*names.split(), help=what, metavar=metavar, show_default=False)
 
 
+DETACH = _plain("--detach", "Submit the jobs and return (-m launcher=slurm).")
+
+
 def stage_command(stage: str) -> Callable[..., int]:
     """Return the function behind the command of a stage."""
     layer_key = LAYER_KEYS.get(stage, "extract.sites")
@@ -120,7 +123,7 @@ def stage_command(stage: str) -> Callable[..., int]:
         verify: Annotated[bool, _switch("--verify", "verify", "Digest large files whole")] = False,
         yes: Annotated[bool, _switch("--yes", "assume_yes", "Do not ask before long upstream work")] = False,
         multirun: Annotated[bool, _plain("-m --multirun", "Run every combination of k=1,2,…")] = False,
-        detach: Annotated[bool, _plain("--detach", "Submit the jobs and return (-m launcher=slurm).")] = False,
+        detach: Annotated[bool, DETACH] = False,
         dry_run: Annotated[bool, _plain("--dry-run", "Show configuration, plan and cost; write nothing.")] = False,
         config_dir: Annotated[
             Path | None, _plain("--config-dir", "A folder of configurations of your own, which comes first.", "FOLDER")
@@ -150,11 +153,8 @@ def stage_command(stage: str) -> Callable[..., int]:
             "assume_yes": yes,
             "aqi.compare": compare,
         }
-        return run_stage_command(
-            Request(stage, options, overrides or [], config_dir, tuple(plugin or ()), debug, detach),
-            multirun=multirun,
-            dry_run=dry_run,
-        )
+        request = Request(stage, options, overrides or [], config_dir, tuple(plugin or ()), debug, detach)
+        return run_stage_command(request, multirun=multirun, dry_run=dry_run)
 
     signature = inspect.signature(run)
     own = [one for name, one in signature.parameters.items() if OWN_OPTIONS.get(name, stage) == stage]

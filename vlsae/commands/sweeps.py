@@ -82,10 +82,7 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
     code = BUG
     try:
         if launcher in cluster.CLUSTERS:
-            own = str(request.config_dir.resolve()) if request.config_dir else None
-            named = tuple(plugins.references())
-            works = [cluster.RemoteJob(str(folder), n, named, own, request.debug) for n in range(len(jobs))]
-            cluster.run_on_cluster(launcher, works, config["launcher"], detach=request.detach)
+            _launch_on_cluster(request, folder, len(jobs), launcher, config["launcher"])
         elif launcher == "together":
             _launch_together(request, job, jobs, int(config["launcher"]["jobs"]))
         else:
@@ -223,6 +220,13 @@ def _launch(request: Request, job: Job, scratch: str) -> None:
     words = [request.stage, "--multirun", *request.overrides, *_sweep_options(scratch)]
     with sources(own_dir(request.config_dir)), _arguments(words), _full_errors():
         hydra.main(version_base=VERSION_BASE, config_path=str(config_dir()), config_name=request.stage)(task)()
+
+
+def _launch_on_cluster(request: Request, folder: Path, jobs: int, launcher: str, settings: Mapping[str, Any]) -> None:
+    own = str(request.config_dir.resolve()) if request.config_dir else None
+    named = tuple(plugins.references())
+    works = [cluster.RemoteJob(str(folder), number, named, own, request.debug) for number in range(jobs)]
+    cluster.run_on_cluster(launcher, works, settings, detach=request.detach)
 
 
 def _launch_together(request: Request, job: Job, jobs: Sequence[Sequence[str]], most: int) -> None:

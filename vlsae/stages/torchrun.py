@@ -11,12 +11,17 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ipaddress import IPv4Address
+from socket import INADDR_LOOPBACK
 from typing import TYPE_CHECKING, Any
 
 from vlsae.errors import UserError
 
 if TYPE_CHECKING:
     from vlsae.runs import Run
+
+#: The machine itself, on which ranks meet.
+LOOPBACK = str(IPv4Address(INADDR_LOOPBACK))
 
 #: Where torchrun tells each rank to write why it failed.
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -49,8 +54,8 @@ def run_by_ranks(run: Run, count: int, threads: int, plugins: Sequence[str] = ()
         nproc_per_node=count,
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
+        rdzv_endpoint=f"{LOOPBACK}:0",
+        local_addr=LOOPBACK,
         max_restarts=0,
         monitor_interval=0.2,
     )

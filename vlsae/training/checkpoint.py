@@ -91,7 +91,8 @@ class Checkpoints:
             weight_files.write(self.folder / BEST, self._weights(), {**self._header(), "epoch": epoch})
 
     def load_best(self) -> None:
-        """Put the best weights into the objective."""
+        """Put the best weights into the objective, once rank 0 has written them."""
+        ranks.barrier()
         if self.folder is None:
             tensors = self._best
         else:

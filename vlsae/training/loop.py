@@ -95,8 +95,7 @@ def fit(
     step and each epoch's validation means; steps are counted when done. Best is the lowest validation loss;
     ``patience`` epochs without a better one end the training. ``progress(steps, note)`` hears of steps done.
     ``keep(step)`` is called before the first step and after each, the weights as they then are.
-    Several ranks (:mod:`vlsae.ranks`) take a part of each batch each and come to the numbers of one process; the first
-    alone writes checkpoints, and is alone to be given ``log``.
+    Of several ranks each takes a part of every batch; the first alone writes checkpoints and is to be given ``log``.
 
     A step whose batch, loss or gradient is not finite is skipped with a warning and counted. Raises
     :class:`NotFinite`, the weights as before the step, at more than ``SKIPPED_SHARE`` of all steps or at
@@ -106,47 +105,38 @@ def fit(
     _check_numbers(log_every=log_every, checkpoint_every=checkpoint_every, patience=patience, clip=clip)
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    length, validation = _length(reader), _with_rows(validation)
+    length, validation, autocast = _length(reader), _with_rows(validation), PRECISIONS[precision]
     torch.manual_seed(seed)
     optimizer = build_optimizer(objective, lr)
     checkpoints = Checkpoints(run_directory, objective, optimizer)
     state = _begin(checkpoints, objective, reader, resume, epochs * length, on_resume)
-    if ranks.size() > 1:
-        ranks.broadcast([*objective.parameters(), *objective.buffers()])
-        reader, validation = _divided(reader), validation and _divided(validation)
+    reader, validation = _shared_out(objective, reader, validation)
     told = _Told(log, progress, log_every, state.step)
     accumulation = Accumulation()
     objective.train()
     if keep is not None and state.step == 0:
         keep(0)
     while state.step < epochs * length and not _has_stopped(state, patience):
-        rate = lr * factors[state.step // length]
+        rate, loss = lr * factors[state.step // length], None
         set_learning_rate(optimizer, rate)
-        loss = None
-        try:
-            loss = _step(objective, reader, optimizer, state.step, clip, PRECISIONS[precision], accumulation)
-            state.skipped_running = 0
-        except NotFinite as error:
-            _skip(state, error, epochs * length)
+        with _skipping(state, epochs * length):
+            loss = _step(objective, reader, optimizer, state.step, clip, autocast, accumulation)
         state.step += 1
         if keep is not None:
             keep(state.step)
         epoch_ends = state.step % length == 0
         told.of_step(state.step, state.step / length, loss, rate, epoch_ends)
         if epoch_ends and validation is not None:
-            means = validate(
-                objective, validation, seed=seed, autocast=PRECISIONS[precision], accumulation=accumulation
-            )
+            means = validate(objective, validation, seed=seed, autocast=autocast, accumulation=accumulation)
             _judge(state, state.step // length, means, checkpoints)
             told.of_validation(state.step, float(state.step // length), means)
         due = epoch_ends or (checkpoint_every is not None and state.step % checkpoint_every == 0)
         if due and not state.skipped_running:
             checkpoints.save(state)
     if state.best_epoch is not None:
-        ranks.barrier()
         checkpoints.load_best()
-    best_epoch = state.best_epoch or state.step // length
-    return FitResult(state.step, best_epoch, state.best_loss, state.history, state.skipped)
+    best = state.best_epoch or state.step // length
+    return FitResult(state.step, best, state.best_loss, state.history, state.skipped)
 
 
 def validate(
@@ -289,6 +279,16 @@ def _step(
         return train_step(objective, batch, optimizer, step, clip=clip, autocast=autocast, accumulation=accumulation)
 
 
+@contextmanager
+def _skipping(state: State, total: int) -> Iterator[None]:
+    """Within the context, leave out a step whose values are not finite, where few of all steps are such."""
+    try:
+        yield
+        state.skipped_running = 0
+    except NotFinite as error:
+        _skip(state, error, total)
+
+
 def _skip(state: State, error: NotFinite, total: int) -> None:
     """Count a step that changed nothing; raise the error where too many are such, or too many running."""
     state.skipped += 1
@@ -304,11 +304,17 @@ def _skip(state: State, error: NotFinite, total: int) -> None:
     logger.warning("step %d is skipped, %d of at most %d: %s", state.step, state.skipped, most, error.message)
 
 
-def _divided(reader: Any) -> Any:
-    """Return the reader of this rank's part of each batch; ``UserError`` for one that has no parts."""
+def _shared_out(objective: Objective, reader: Any, validation: Any) -> tuple[Any, Any]:
+    """Bring all ranks to the first one's weights and return the readers of this rank's part of each batch.
+
+    Raises ``UserError`` for a reader that has no parts.
+    """
+    if ranks.size() == 1:
+        return reader, validation
     if not hasattr(reader, "divided"):
         raise UserError(f"{type(reader).__name__} cannot be read by several ranks.", "Use hardware.ranks=1.")
-    return reader.divided()
+    ranks.broadcast([*objective.parameters(), *objective.buffers()])
+    return reader.divided(), None if validation is None else validation.divided()
 
 
 def _shared(reader: Any, step: int) -> AbstractContextManager[None]:
