@@ -1,4 +1,4 @@
-"""Jobs of a sweep on a cluster: submitit's local executor and a Ray cluster of this machine stand for the large ones."""
+"""Jobs of a sweep on a cluster: submitit's local executor and a Ray cluster of this machine stand for large ones."""
 
 from __future__ import annotations
 

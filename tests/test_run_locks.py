@@ -190,7 +190,8 @@ def refuse(descriptor, operation):
     raise OSError(37, "No locks available")
 
 def made(name):
-    facts = dict(command=[], overrides=[], seeds={}, config="a: 1", identity={}, fingerprint="f", parents=[], choices={})
+    facts = dict(command=[], overrides=[], seeds={}, config="a: 1", identity={}, fingerprint="f", parents=[])
+    facts["choices"] = {}
     return claim(pathlib.Path(sys.argv[1]), "tiny", name, **facts)
 
 held = made("held")

@@ -50,10 +50,10 @@ class ShiftedPass:
         self.image_mask, self.text_mask = image_mask, text_mask
         self.start = int(text_mask.any(dim=0).nonzero()[0, 0])
         self._within = False
-        self._states: Tensor | None = None
+        self._states: Any = None
         self._prefix: Any = None
         self._seen: dict[int, dict[str, Any]] = {}
-        self._pair: tuple[Tensor, Tensor] | None = None
+        self._pair: Any = None
 
     def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs as they are, their padding noted."""
@@ -62,7 +62,6 @@ class ShiftedPass:
 
     def logits(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return the clean and the shifted next-token logits ``(b, v)`` of the step."""
-        assert self._pair is not None
         return self._pair
 
     @contextmanager
@@ -126,7 +125,6 @@ class ShiftedPass:
         return found
 
     def _shifted_row(self) -> Tensor:
-        assert self._states is not None
         text = self.text_mask[:, self.start :]
         if not self.frozen or self._prefix is None:
             self._shift = self.shift(self._mean_vision, masked_mean(self._states.float(), text))
@@ -202,7 +200,7 @@ class UncachedPass:
         self.place = Place(blocks[-1]) if last else Place(blocks[layer], input=True)
         self.image_mask, self.text_mask, self.shift = image_mask, text_mask, shift
         self._within = False
-        self._pair: tuple[Tensor, Tensor] | None = None
+        self._pair: Any = None
 
     def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs as they are."""
@@ -210,7 +208,6 @@ class UncachedPass:
 
     def logits(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return the clean and the shifted next-token logits ``(b, v)`` of the step."""
-        assert self._pair is not None
         return self._pair
 
     @contextmanager

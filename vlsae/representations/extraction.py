@@ -65,8 +65,8 @@ def extract_rows(
 ) -> None:
     """Write the store of the first ``samples`` shard by shard, those that an interrupted extraction left to do.
 
-    Shards are dealt to the ranks in turn, each to be written whole, so that the store is one process's byte by byte; the
-    first rank finishes it.
+    Shards are dealt to the ranks in turn, each to be written whole, so that the store is one process's byte by byte;
+    the first rank finishes it.
     ``workers`` decode and prepare batches while the model runs, processes where the images lie in files and threads
     otherwise; they change no number. Raises ``UserError`` for sites whose rows do not fit together, for values that are
     not finite, and for a worker process that ends or takes more than ``worker_timeout`` seconds over a batch.

@@ -73,7 +73,7 @@ class Reader:
         return -(-self.n_rows // self.batch_size)
 
     def rows(self, step: int) -> dict[str, np.ndarray]:
-        """Return the numbers ``(b,)`` of the store's rows in a step's batch, by stream; of a divided one this rank's."""
+        """Return the numbers ``(b,)`` of the store's rows in a step's batch, by stream; of a divided one its part."""
         found: dict[str, np.ndarray] = {}
         for lane in self._lanes:
             found |= lane.rows(*self._place(lane, step))

@@ -38,8 +38,7 @@ class Adam(torch.optim.Adam):
 
     def _turn(self, parameters: list[nn.Parameter]) -> None:
         for parameter in parameters:
-            gradient = parameter.grad
-            assert gradient is not None
+            gradient: Any = parameter.grad
             parameter.grad = None
             parameter.data = parameter.data.T
             parameter.grad = gradient.T

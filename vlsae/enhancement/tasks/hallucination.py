@@ -212,13 +212,13 @@ class Hallucination(Task):
         if measure not in self._asked:
             from vlsae.enhancement.object_prompts import check_objects, questions, requests
 
-            check_objects(self.data, measure == "chair", self.synonyms)
-            assert self.data is not None
-            rows = min(len(self.data), self.work.limit or len(self.data))
+            data: Any = self.data
+            check_objects(data, measure == "chair", self.synonyms)
+            rows = min(len(data), self.work.limit or len(data))
             self._asked[measure] = (
-                questions(self.data, rows, self.settings, self.per_image, self.question)
+                questions(data, rows, self.settings, self.per_image, self.question)
                 if measure == "pope"
-                else requests(self.data, rows, self.request, self.words)
+                else requests(data, rows, self.request, self.words)
             )
             if not self._asked[measure]:
                 raise UserError(f"The data hold nothing to ask for {measure}.", "Take more of it, or another measure.")
