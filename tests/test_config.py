@@ -142,6 +142,8 @@ def test_settings_table_covers_every_setting_of_the_stages():
         config = resolved(compose(stage, []))
         own = {key: value for key, value in config.items() if not (isinstance(value, dict) and "_target_" in value)}
         leaves |= {key for key in flat_keys(own) if not isinstance(settings.lookup(own, key)[1], dict)}
+    for launcher in ("slurm", "ray"):
+        leaves |= {f"launcher.{key}" for key in resolved(compose("train", [f"launcher={launcher}"]))["launcher"]}
     # Rival dictionaries of a task are classes' settings, checked against their signatures.
     leaves = {key for key in leaves if not key.startswith("rivals.")}
     assert sorted(leaves) == sorted(settings.SETTINGS)

@@ -51,8 +51,10 @@ def auroc_parts(scores: np.ndarray, y: np.ndarray, folds: np.ndarray) -> tuple[f
         above[positive] = (ranks[positive] - rankdata(scores[rows][positive])) / n_negative
         above[~positive] = 1 - (ranks[~positive] - rankdata(scores[rows][~positive])) / n_positive
         value = above[positive].mean()
-        share = np.where(positive, n_positive, n_negative) / len(rows)
-        parts[rows] = value + (above - value) / share
+        of_class = np.where(positive, n_positive, n_negative)
+        # Each class's spread is about its own mean, which costs it one row: of 10 rows a twentieth of the error.
+        unbiased = np.sqrt(of_class / np.maximum(of_class - 1, 1))
+        parts[rows] = value + (above - value) * unbiased * len(rows) / of_class
         values.append(value)
         sizes.append(len(rows))
     if not sizes:
