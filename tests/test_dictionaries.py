@@ -258,7 +258,18 @@ def test_importing_the_packages_imports_no_torch():
 
 
 #: Objectives whose constructors ask for more than a width, or that have no k; the contract suite builds these.
-OTHERWISE = ("align", "next_token", "visual_instruction", "word_lstm", "prototype", "pca", "ica", "nmf", "kmeans", "splice")
+OTHERWISE = (
+    "align",
+    "next_token",
+    "visual_instruction",
+    "word_lstm",
+    "prototype",
+    "pca",
+    "ica",
+    "nmf",
+    "kmeans",
+    "splice",
+)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in OTHERWISE])

@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from vlsae.errors import UserError
 from vlsae.runs import open_run, read_manifest
 from vlsae.runs.manifest import effective_status
 from vlsae.stages import STAGES
-from vlsae.worker import _log_file, _undisturbed, main, run_stage
+from vlsae.worker import _log_file, _sigterm_interrupts, _undisturbed, main, run_stage
 
 MAIN = "from vlsae.worker import main; sys.exit(main(sys.argv[1:]))"
 
@@ -38,6 +39,25 @@ def test_a_log_that_cannot_be_written_hides_nothing(capsys):
     with _log_file(Path("/dev/full")) as log:
         log.handle(logging.LogRecord("vlsae", logging.ERROR, __file__, 0, "the reason", None, None))
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interruption_that_a_finalizer_swallows_comes_again(number):
+    class Dropping:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    def work():
+        with _sigterm_interrupts():
+            Dropping()
+            time.sleep(20)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_signal_does_not_cut_off_the_record_of_the_first():

@@ -9,9 +9,38 @@ import signal
 import sys
 import threading
 import time
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 INTERRUPTED = 130
+
+#: Seconds after which an interruption that Python dropped comes again.
+AGAIN_SECONDS = 0.05
+
+
+@contextmanager
+def interruptions_kept(number: int) -> Iterator[None]:
+    """Send the process signal ``number`` again where Python drops the interruption that it raised.
+
+    Whatever is raised while a finalizer or a callback runs goes to ``sys.unraisablehook`` and no further, so that a
+    process in the midst of one would work on.
+    """
+    before = sys.unraisablehook
+
+    def again(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            before(dropped)
+            return
+        later = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
+        later.daemon = True
+        later.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def leave(code: int) -> NoReturn:

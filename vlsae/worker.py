@@ -14,7 +14,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from vlsae.errors import UserError
-from vlsae.leaving import end_with_parent
+from vlsae.leaving import end_with_parent, interruptions_kept
 from vlsae.runs import Run
 from vlsae.runs.run import one_line
 
@@ -185,7 +185,8 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
         return
     try:
-        yield
+        with interruptions_kept(signal.SIGTERM):
+            yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
