@@ -41,9 +41,10 @@ bench: $(STAMP)  ## measure the hot paths beside their peers
 	$(BIN)/python benchmarks/dictionary_step.py --peers .venv/peers
 	$(BIN)/python benchmarks/probe.py speed
 
-stress: $(STAMP)  ## three quarters of an hour: memory over long work, drawn for docs/scaling.md; fifty kills
+stress: $(STAMP)  ## three quarters of an hour: memory over long work, drawn for docs/scaling.md; fifty kills; the tests of many processes
 	$(BIN)/python scripts/stress.py memory --minutes 30 --out docs/figures
 	$(BIN)/python scripts/stress.py kills --count 50 --seed 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m stress
 
 reproduce: $(STAMP)  ## run the experiments behind docs/claims.md; DATA=FOLDER holds the data sets that some need
 	$(BIN)/python scripts/reproduce.py all $(if $(DATA),--data $(DATA))

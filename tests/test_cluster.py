@@ -102,6 +102,7 @@ def test_a_requeued_job_goes_on_in_its_own_run(runs_dir, tmp_path, capsys):
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.stress
 def test_ray_runs_every_job(runs_dir):
     words = [*PLUGIN, "model=tiny", "dataset.n=24", "model.dimensions=2,3", "launcher=ray"]
     assert main(["extract", "-m", *words]) == 0

@@ -151,6 +151,7 @@ def killed(environment: dict[str, str], arguments: list[str], ready, seed: int) 
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_killed_extraction_goes_on_and_ends_with_the_same_bytes(first, clip, environment, tmp_path, seed):
     mine = {**environment, "VLSAE_RUNS": str(tmp_path)}
@@ -169,6 +170,7 @@ def test_a_killed_extraction_goes_on_and_ends_with_the_same_bytes(first, clip, e
     assert digests(run, "representations/") == digests(whole, "representations/")
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_killed_training_goes_on_to_the_same_numbers(first, clip, environment, seed):
     name = f"killed{seed}"

@@ -287,7 +287,7 @@ def test_a_live_training_is_evaluated_as_one_on_a_store_and_probed(first):
         assert again[f"task_loss/{name}"]["value"] == pytest.approx(summary[f"task_loss/{name}"]["value"], abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_killed_live_training_goes_on_to_the_same_numbers(first, folder, texts):
     runs = first.parents[2]
     run = runs / "train/killed/v0001"

@@ -148,6 +148,7 @@ def test_every_objective_comes_to_the_losses_and_weights_of_one_process(tmp_path
     assert "not finite" in _same(tmp_path / "1.pt", tmp_path / "2.pt")
 
 
+@pytest.mark.stress
 def test_one_process_goes_on_where_two_ranks_were_stopped(tmp_path):
     path = script(
         tmp_path,

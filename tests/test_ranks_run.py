@@ -186,6 +186,7 @@ def test_store_and_loss_curve_are_those_of_one_process(runs_dir, monkeypatch):
     assert read_manifest(two)["device"] == "cpu × 2"
 
 
+@pytest.mark.stress
 def test_moments_of_a_live_index_are_those_of_one_process(runs_dir):
     for name, hardware in (("one", "cpu"), ("two", "multi_cpu")):
         words = ["aqi.source=live", "aqi.live_rows=0", "aqi.blocks=5", "--limit=60", "--layer=[2,4]"]

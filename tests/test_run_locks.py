@@ -228,7 +228,7 @@ import vlsae.training.loop, vlsae.dictionaries.evaluation, vlsae.reporting, hydr
 
 children = []
 start = time.time() + 1.0
-for number in range(8):
+for number in range(int(sys.argv.pop(1))):
     pid = os.fork()
     if pid == 0:
         time.sleep(max(0.0, start - time.time()))
@@ -238,17 +238,18 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in childre
 """
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.timeout(900)
-def test_eight_trainings_at_once_share_one_extraction_and_are_eight_runs(tmp_path, runs_dir):
+@pytest.mark.parametrize("count", [8])
+def test_trainings_at_once_share_one_extraction_and_are_runs_of_their_own(count, tmp_path, runs_dir):
     plugin = Path(__file__).parent / "plugin_files" / "tiny_parts.py"
     words = ["train", "--plugin", str(plugin), "model=tiny", "dataset.n=24", "objective=my_sae"]
     quick = ["train.epochs=1", "train.batch_size=8", "train.evaluate.bootstrap=2", "train.evaluate.concepts=1"]
-    process = python(tmp_path, TRAINING, *words, *quick, "train.evaluate.names=false")
+    process = python(tmp_path, TRAINING, str(count), *words, *quick, "train.evaluate.names=false")
     errors = process.communicate(timeout=880)[1]
     assert process.returncode == 0, errors[-3000:]
     entries = list(entries_of(runs_dir, "train"))
-    assert sorted(entry.id.version for entry in entries) == list(range(1, 9))
+    assert sorted(entry.id.version for entry in entries) == list(range(1, count + 1))
     assert {entry.status for entry in entries} == {"done"}
     assert {tuple(entry.manifest["parents"]) for entry in entries} == {("extract/tiny-shapes/v0001",)}
     assert len(list(runs_dir.glob("extract/*/v*"))) == 1
