@@ -6,22 +6,20 @@ Shapes: b texts, s positions, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from vlsae.bounds import Range
 from vlsae.errors import UserError
 from vlsae.learners.bits_per_byte import bits_per_byte
+from vlsae.learners.transformer import TransformerObjective, architecture_folder, initial_module
 from vlsae.models.base import Batch
 from vlsae.models.lm import BUNDLED
-from vlsae.models.lm_loading import build_tokenizer, quiet, read_config
-from vlsae.models.model_folder import CONFIG_NAME, ModelFolder, read_json, resolve_folder
+from vlsae.models.lm_loading import build_tokenizer, read_config
+from vlsae.models.model_folder import ModelFolder
 from vlsae.models.prompts import Prompts
 from vlsae.models.token_losses import token_losses
-from vlsae.training.objective import Loss, Objective
 
 if TYPE_CHECKING:
     from vlsae.runs import Measure
@@ -40,7 +38,7 @@ _NAMES = {
 Size = Annotated[int, Range(1, None)] | None
 
 
-class NextToken(Objective):
+class NextToken(TransformerObjective):
     """A causal language model of transformers under the cross-entropy of the next token.
 
     ``architecture`` is a folder with a ``config.json`` of transformers and a tokenizer, or ``bundled``; the named sizes
@@ -48,10 +46,7 @@ class NextToken(Objective):
     ``initial``.
     """
 
-    source = "samples"
-    loss_unit = "nats"
     over_ranks: ClassVar[bool] = True
-    module: Any
 
     def __init__(
         self,
@@ -68,7 +63,7 @@ class NextToken(Objective):
         beta2: Annotated[float, Range(0, 1)] = 0.95,
     ) -> None:
         super().__init__()
-        files = _architecture(architecture)
+        files = architecture_folder(architecture, BUNDLED)
         sizes = {
             "model_width": model_width,
             "layers": layers,
@@ -77,7 +72,7 @@ class NextToken(Objective):
             "mlp_width": mlp_width,
             "context": context,
         }
-        self.tokenizer = build_tokenizer(files, trust_remote_code=False)
+        self.tokenizer = self.reader = build_tokenizer(files, trust_remote_code=False)
         self.module = _module(files, sizes, initial)
         self._prompts = Prompts(
             self.tokenizer, chat=False, answers=False, limit=self.module.config.max_position_embeddings
@@ -90,10 +85,6 @@ class NextToken(Objective):
             raise UserError("objective=next_token learns from texts, and these samples have none.")
         return self._prompts(texts)[0]
 
-    def loss(self, batch: Any, step: int = 0) -> Loss:
-        """Return the mean over all predicted tokens of −ln p, for token ids ``(b, s)``."""
-        return Loss(self.token_losses(batch).nanmean(), {})
-
     def token_losses(self, batch: Any) -> Tensor:
         """Return −ln p of each token ``(b, s)``, NaN where nothing is predicted."""
         # Texts are padded on the right, which a causal model never reads; without a mask its attention is faster.
@@ -104,46 +95,14 @@ class NextToken(Objective):
         """Return the number of tokens that are predicted."""
         return float(batch.mask[:, 1:].sum())
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return matrices with decay; gains, biases and embeddings without."""
-        embeddings = {id(parameter) for parameter in self.module.get_input_embeddings().parameters()}
-        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        decayed = [one for one in trained if one.ndim > 1 and id(one) not in embeddings]
-        free = [one for one in trained if one.ndim <= 1 or id(one) in embeddings]
-        return [{"params": decayed, "weight_decay": self.weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-    def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """Return AdamW."""
-        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, self.beta2))
-
     def held_out(self, reader: SampleReader) -> dict[str, Measure]:
         """Return bits per byte on held-out texts."""
         return {"bits_per_byte": bits_per_byte(self, reader)}
-
-    def product(self) -> NextToken:
-        """Return the trained model, which ``save_pretrained`` writes in transformers' format."""
-        return self
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model for ``model=lm model.checkpoint=path:FOLDER``: configuration, weights, tokenizer."""
-        with quiet():
-            self.module.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
-
-def _architecture(name: str) -> ModelFolder:
-    """Return a folder of a configuration and a tokenizer, which needs no weights."""
-    folder = BUNDLED if name == "bundled" else Path(name.removeprefix("path:")).expanduser()
-    if not (folder / CONFIG_NAME).is_file():
-        return resolve_folder(name, BUNDLED)
-    return ModelFolder(name, folder, read_json(folder / CONFIG_NAME), ())
 
 
 def _module(files: ModelFolder, sizes: Mapping[str, int | None], initial: str | None) -> Any:
     """Return the model with random weights, or those of a folder."""
     from transformers import AutoModelForCausalLM
-
-    from vlsae.models.lm_loading import build_module
 
     if initial is not None:
         changed = [name for name, value in sizes.items() if value is not None]
@@ -151,14 +110,7 @@ def _module(files: ModelFolder, sizes: Mapping[str, int | None], initial: str | 
             raise UserError(
                 f"objective.initial={initial} has its own sizes, and objective.{changed[0]} is set.", "Leave one out."
             )
-        return build_module(
-            resolve_folder(initial, BUNDLED),
-            device="cpu",
-            dtype="float32",
-            quantisation="none",
-            adapter=None,
-            trust_remote_code=False,
-        ).train()
+        return initial_module(initial, BUNDLED)
     config = read_config(files, trust_remote_code=False)
     for name, value in sizes.items():
         if value is not None:

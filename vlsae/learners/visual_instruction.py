@@ -6,7 +6,6 @@ Shapes: n sequences, s positions, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -14,22 +13,22 @@ from torch import Tensor
 
 from vlsae.bounds import Range
 from vlsae.errors import UserError
+from vlsae.learners.transformer import TransformerObjective, architecture_folder, initial_module
 from vlsae.models.base import Batch
 from vlsae.models.checkpoints import resolve
 from vlsae.models.clip import BUNDLED as CLIP_FOLDER
-from vlsae.models.lm_loading import build_module, build_processor, quiet, read_config
-from vlsae.models.model_folder import CONFIG_NAME, IMAGE_TEXT, ModelFolder, read_json, resolve_folder
+from vlsae.models.lm_loading import build_processor, read_config
+from vlsae.models.model_folder import IMAGE_TEXT, ModelFolder
 from vlsae.models.prompts import ANSWER
 from vlsae.models.token_losses import token_losses
 from vlsae.models.vlm import BUNDLED, VLM
-from vlsae.training.objective import Loss, Objective
 
 if TYPE_CHECKING:
     from vlsae.runs import Measure
     from vlsae.training.samples import SampleReader
 
 
-class VisualInstruction(Objective):
+class VisualInstruction(TransformerObjective):
     """A LLaVA under the cross-entropy of the answers alone (visual instruction tuning, arXiv 2304.08485).
 
     ``architecture`` is a folder with a ``config.json`` of transformers and a processor, or ``bundled``. Weights start
@@ -38,10 +37,7 @@ class VisualInstruction(Objective):
     A sample without an answer is a picture with its caption: ``prompt`` is asked, and the caption is the answer.
     """
 
-    source = "samples"
-    loss_unit = "nats"
     reads_answers = True
-    module: Any
 
     def __init__(
         self,
@@ -55,15 +51,14 @@ class VisualInstruction(Objective):
         beta2: Annotated[float, Range(0, 1)] = 0.95,
     ) -> None:
         super().__init__()
-        files = _architecture(architecture)
+        files = architecture_folder(architecture, BUNDLED)
         self.module = _module(files, initial)
         if tower is not None:
             _fill_tower(self.module, tower)
         self.module.get_submodule(_tower_path(self.module)).requires_grad_(train_tower)
-        self.processor = build_processor(files, trust_remote_code=False)
-        reader = VLM(checkpoint=str(files.folder), input="prompt_and_answer")
-        reader.files, reader.processor = files, self.processor
-        self._reader = reader
+        self.processor = self.reader = build_processor(files, trust_remote_code=False)
+        self._model = VLM(checkpoint=str(files.folder), input="prompt_and_answer")
+        self._model.files, self._model.processor = files, self.processor
         self.prompt, self.weight_decay, self.beta2 = prompt, weight_decay, beta2
 
     def prepare(
@@ -75,11 +70,7 @@ class VisualInstruction(Objective):
         given = answers or [None] * len(texts)
         prompts = [self.prompt if answer is None else text for text, answer in zip(texts, given)]
         wanted = [text if answer is None else answer for text, answer in zip(texts, given)]
-        return self._reader.prepare(images, prompts, answers=wanted)
-
-    def loss(self, batch: Any, step: int = 0) -> Loss:
-        """Return the mean of −ln p over the tokens of all answers and their ends."""
-        return Loss(self.token_losses(batch).nanmean(), {})
+        return self._model.prepare(images, prompts, answers=wanted)
 
     def token_losses(self, batch: Any) -> Tensor:
         """Return −ln p ``(n, s)`` of an answer's tokens and of its end, NaN at all others."""
@@ -96,41 +87,11 @@ class VisualInstruction(Objective):
         behind[:, 1:] = own[:, :-1]
         return own | (behind & batch.mask & (batch.language == self.processor.tokenizer.eos_token_id))
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return matrices with decay; gains, biases and embeddings without; a frozen tower not at all."""
-        embeddings = {id(parameter) for parameter in self.module.get_input_embeddings().parameters()}
-        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        decayed = [one for one in trained if one.ndim > 1 and id(one) not in embeddings]
-        free = [one for one in trained if one.ndim <= 1 or id(one) in embeddings]
-        return [{"params": decayed, "weight_decay": self.weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-    def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
-        """Return AdamW."""
-        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, self.beta2))
-
     def held_out(self, reader: SampleReader) -> dict[str, Measure]:
         """Return how many held-out answers come out right, word for word."""
         from vlsae.learners.right_answers import right_answers
 
         return right_answers(self, reader)
-
-    def product(self) -> VisualInstruction:
-        """Return the trained model, which ``save_pretrained`` writes in transformers' format."""
-        return self
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model for ``model=vlm model.checkpoint=path:FOLDER``: configuration, weights, processor."""
-        with quiet():
-            self.module.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-
-
-def _architecture(name: str) -> ModelFolder:
-    """Return a folder of a configuration and a processor, which needs no weights."""
-    folder = BUNDLED if name == "bundled" else Path(name.removeprefix("path:")).expanduser()
-    if not (folder / CONFIG_NAME).is_file():
-        return resolve_folder(name, BUNDLED)
-    return ModelFolder(name, folder, read_json(folder / CONFIG_NAME), ())
 
 
 def _module(files: ModelFolder, initial: str | None) -> Any:
@@ -138,15 +99,7 @@ def _module(files: ModelFolder, initial: str | None) -> Any:
     from transformers import AutoModelForImageTextToText
 
     if initial is not None:
-        return build_module(
-            resolve_folder(initial, BUNDLED),
-            device="cpu",
-            dtype="float32",
-            quantisation="none",
-            adapter=None,
-            trust_remote_code=False,
-            auto=IMAGE_TEXT,
-        ).train()
+        return initial_module(initial, BUNDLED, auto=IMAGE_TEXT)
     config = read_config(files, trust_remote_code=False)
     config.dtype = "float32"
     return AutoModelForImageTextToText.from_config(config)
