@@ -12,13 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from tiny_clip import write_clip
 from tiny_lm import write_lm
 
 from vlsae.datasets import Shapes
 from vlsae.dictionaries import VLSAE, AuxiliaryAutoencoder
 from vlsae.enhancement.caption_output import CaptionOutput
-from vlsae.enhancement.concept_reference import Direction, attribute, numbered, read_direction
+from vlsae.enhancement.concept_reference import Directions, attribute, numbered, read_directions
+from vlsae.enhancement.continuations import WRITTEN
 from vlsae.enhancement.dose_response import Dose, Response, at_damage
 from vlsae.enhancement.steering import Edit, along, concept_change, random_directions, steered
 from vlsae.enhancement.task import Work
@@ -40,6 +42,9 @@ def clip(tmp_path_factory) -> CLIP:
 def dictionary(width: int = 16, seed: int = 0) -> VLSAE:
     torch.manual_seed(seed)
     return VLSAE(width, 64, 8).eval()
+
+
+SITE = "vision.embedding"
 
 
 def rows(n: int = 40, width: int = 16, seed: int = 1) -> torch.Tensor:
@@ -102,15 +107,53 @@ def test_a_direction_is_a_dictionary_of_one_concept(tmp_path):
     np.save(tmp_path / "red.npy", vector)
     np.save(tmp_path / "wrong.npy", np.zeros(16))
     (tmp_path / "red.json").write_text(json.dumps(vector.tolist()))
-    one = read_direction(str(tmp_path / "red.npy"), 16)
-    assert torch.equal(one.vector, read_direction(str(tmp_path / "red.json"), 16).vector)
+    one = read_directions([str(tmp_path / "red.npy")], SITE, 16)
+    assert torch.equal(one.vectors, read_directions([str(tmp_path / "red.json")], SITE, 16).vectors)
     x = rows()
     gone = concept_change(one, "vision", Edit("remove", 0, 1.0), 1.0)(x)
-    torch.testing.assert_close(gone @ one.vector, torch.zeros(len(x)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(gone @ one.vectors[0], torch.zeros(len(x)), atol=1e-5, rtol=0)
     with pytest.raises(UserError, match="16 finite numbers"):
-        read_direction(str(tmp_path / "wrong.npy"), 16)
+        read_directions([str(tmp_path / "wrong.npy")], SITE, 16)
     with pytest.raises(FileNotFoundError, match="no file of a direction"):
-        read_direction(str(tmp_path / "blue.npy"), 16)
+        read_directions([str(tmp_path / "blue.npy")], SITE, 16)
+    (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
+    for wrong, words in (("bad.safetensors", "holds no direction"), ("red.npy#1", "holds one direction")):
+        with pytest.raises(UserError, match=words):
+            read_directions([str(tmp_path / wrong)], SITE, 16)
+
+
+def probe_file(folder, width: int = 16, site: str = "vision.1") -> str:
+    """Write directions as a probe's run holds them: a factor's, and a target of three classes."""
+    generator = np.random.default_rng(3)
+    tensors = {
+        f"{site}/{target}/{part}": generator.normal(size=size).astype(np.float32)
+        for target, classes in (("color=red", 1), ("shape", 3))
+        for part, size in (("weight", (classes, width)), ("bias", (classes,)))
+    }
+    save_file(tensors, folder / "directions.safetensors")
+    return str(folder / "directions.safetensors")
+
+
+def test_a_direction_of_a_probe_is_named_in_its_file(tmp_path):
+    file = probe_file(tmp_path)
+    one = read_directions([f"{file}#vision.1/color=red", f"{file}#vision.1/shape/2"], "vision.1", 16)
+    assert one.factors == ["color=red", None]
+    expected = load_file(file)["vision.1/shape/weight"][2]
+    torch.testing.assert_close(one.vectors[1], torch.from_numpy(expected / np.linalg.norm(expected)))
+    x = rows()
+    swapped = concept_change(one, "vision", Edit("swap", 0, 1.0, 1), 1.0)(x)
+    moved = (x @ one.vectors[0])[:, None] * (one.vectors[1] - one.vectors[0])
+    torch.testing.assert_close(swapped, x + moved, atol=1e-5, rtol=0)
+    for name, words in (
+        ("", "holds 4 tensors"),
+        ("#vision.1/color=rad", "color=red"),
+        ("#vision.1/shape", "has 3 directions"),
+        ("#vision.1/shape/3", "has 3 directions"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read_directions([file + name], "vision.1", 16)
+    with pytest.raises(UserError, match=r"is a direction of vision\.1; the dictionary reads vision\.2"):
+        read_directions([f"{file}#vision.1/color=red"], "vision.2", 16)
 
 
 def test_the_divergence_splits_by_the_chain_rule():
@@ -201,6 +244,26 @@ def test_a_layer_of_the_vision_tower_is_steered(clip, through):
     assert "at vision.1" in result.notes[0]
 
 
+def test_a_direction_of_a_probe_steers_at_its_layer(clip, tmp_path):
+    width, other = (clip.sites()[f"{stream}.1"].width for stream in ("vision", "language"))
+    file = probe_file(tmp_path, width)
+    task = Steering(data=Shapes(n=200), concept=f"{file}#vision.1/color=red", strengths=[2.0], randoms=2, texts=40)
+    # The autoencoder in front of the dictionary maps to another space than the probe's: it has no part in this.
+    auxiliary = AuxiliaryAutoencoder(width, other, width).eval()
+    task.work = Work(resamples=20, sites={"vision": "vision.1", "language": "language.1"}, auxiliary=auxiliary)
+    cells = {(row[0], row[1]): row for row in task.evaluate(clip, dictionary(width)).tables[0].rows}
+    assert cells["concept", 0.0][2] == cells["concept", 0.0][5] == 0
+    assert cells["concept", 2.0][5] > 0
+    for changes, words in (
+        ({"concept": f"{file}#vision.1/shape/0"}, "Which captions have"),
+        ({"action": "swap", "other": 3}, "a direction and a concept"),
+    ):
+        wrong = Steering(**{"data": Shapes(n=200), "concept": f"{file}#vision.1/color=red", "texts": 40, **changes})
+        wrong.work = task.work
+        with pytest.raises(UserError, match=words):
+            wrong.evaluate(clip, dictionary(width))
+
+
 @torch.no_grad()
 def test_the_class_token_alone_moves_and_an_edit_of_nothing_nothing(clip):
     from vlsae.enhancement.layer_images import LayerImages, moved_tokens
@@ -228,7 +291,7 @@ def test_names_and_attributes():
     data = Shapes(n=50)
     red = attribute(data, data.table, "color=red")
     assert red.tolist() == [any(one["color"] == "red" for one in row["objects"]) for row in data.table]
-    assert Direction(torch.ones(4)).n_concepts == 1
+    assert Directions(torch.ones(1, 4)).n_concepts == 1
 
 
 # Steering a language model
@@ -277,6 +340,19 @@ def test_a_language_model_is_steered_at_its_layer(language_model):
     assert rows["concept", 2.0][5] > 0
     assert "loss on neutral text" in result.tables[0].columns[8]
     assert Steering.wants_sites({}, LM) == ()
+    texts = result.tables[1]
+    assert texts.name == "continuations"
+    ways = {row[1] for row in texts.rows}
+    assert ways == {0.0, 1.0, 2.0}
+    as_it_is = {row[0]: row[2] for row in texts.rows if row[1] == 0}
+    assert any(row[2] != as_it_is[row[0]] for row in texts.rows)
+    for beginning, written in as_it_is.items():
+        batch = language_model.prepare(None, [beginning])
+        found = language_model.module.generate(
+            input_ids=batch.language, attention_mask=batch.mask.long(), max_new_tokens=WRITTEN, do_sample=False
+        )
+        own = found[0, batch.language.shape[1] :].tolist()
+        assert language_model.tokenizer.decode(own, skip_special_tokens=True) == written
     # What was hooked is free again.
     batch = language_model.prepare(None, SENTENCES[:1])
     assert torch.equal(language_model.logits(batch), language_model.logits(batch))

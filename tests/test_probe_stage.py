@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from tiny_clip import write_clip
 
 from vlsae.cli import main
+from vlsae.enhancement.concept_reference import read_directions
 from vlsae.runs import input_run
 
 pytestmark = pytest.mark.slow
@@ -96,3 +98,6 @@ def test_directions_lie_in_the_run_for_steering(runs):
     assert tensors[name].shape[1] > 1
     assert tensors[name.replace("/weight", "/bias")].shape == (len(tensors[name]),)
     assert "directions.safetensors" in {file["path"] for file in run.manifest["files"]}
+    target = name.removesuffix("/weight")
+    one = read_directions([f"{run.path / 'directions.safetensors'}#{target}/0"], "vision.1", tensors[name].shape[1])
+    np.testing.assert_allclose(one.vectors[0], tensors[name][0] / np.linalg.norm(tensors[name][0]), atol=1e-6)

@@ -15,44 +15,67 @@ import torch
 from torch import Tensor
 
 from vlsae.dictionaries.base import Dictionary, SparseCode
-from vlsae.errors import MissingFile, UserError, nearest
+from vlsae.errors import MissingFile, UserError, nearest, unknown
 
-#: Endings of files that hold a direction.
+#: Endings of files that hold directions.
 DIRECTIONS = (".npy", ".json", ".safetensors")
 
+#: Stands between a file of a probe's directions and the one that is meant.
+NAMED = "#"
 
-class Direction:
-    """One direction ``(d,)`` as a dictionary of one concept: its activity is a row's projection onto it."""
 
-    n_concepts = 1
+class Directions:
+    """Directions ``(h, d)`` as a dictionary of as many concepts: activities are a row's projections onto them.
 
-    def __init__(self, vector: Tensor) -> None:
-        self.vector = vector / vector.norm()
-        self.width = len(vector)
+    ``site`` is where they hold and ``factors`` what they were found for, each None where the file does not say.
+    """
+
+    def __init__(self, vectors: Tensor, site: str | None = None, factors: Sequence[str | None] | None = None) -> None:
+        self.vectors = vectors / vectors.norm(dim=1, keepdim=True)
+        self.n_concepts, self.width = vectors.shape
+        self.site, self.factors = site, list(factors or [None] * self.n_concepts)
 
     def encode(self, x: Tensor, stream: str) -> SparseCode:
-        """Return the projections ``(n, 1)`` of rows ``(n, d)``."""
-        return SparseCode.from_dense((x.to(self.vector.dtype) @ self.vector)[:, None])
+        """Return the projections ``(n, h)`` of rows ``(n, d)``."""
+        return SparseCode.from_dense(x.to(self.vectors.dtype) @ self.vectors.T)
 
     def decode(self, code: SparseCode | Tensor, stream: str) -> Tensor:
         """Return the rows ``(n, d)`` that projections stand for."""
         dense = code.to_dense() if isinstance(code, SparseCode) else code
-        return dense @ self.vector[None]
+        return dense @ self.vectors
 
 
 def is_direction(reference: int | str) -> bool:
-    """Tell whether a reference names a file of a direction."""
-    return isinstance(reference, str) and reference.endswith(DIRECTIONS)
+    """Tell whether a reference names a file of directions, or one within such a file."""
+    return isinstance(reference, str) and reference.partition(NAMED)[0].endswith(DIRECTIONS)
 
 
-def read_direction(path: str, width: int) -> Direction:
-    """Return the direction of a file: a vector in ``.npy``, a list in ``.json``, the only tensor in ``.safetensors``.
+def read_directions(references: Sequence[str], site: str, width: int) -> Directions:
+    """Return the directions that references name, in one dictionary, for rows of a site.
 
-    Raises :class:`~vlsae.errors.UserError` for a file that holds no finite vector of the width.
+    A reference is a file: a vector in ``.npy``, a list in ``.json``, the only tensor in ``.safetensors``; or
+    ``directions.safetensors#SITE/TARGET`` of a probe's run, with ``/CLASS``, a number, where the target has several.
+    Raises :class:`~vlsae.errors.UserError` for one that is no finite vector of the width, or of another site.
     """
+    found = [_read(reference, width) for reference in references]
+    for reference, (_, own, _) in zip(references, found):
+        if own is not None and own != site:
+            raise UserError(
+                f"{reference} is a direction of {own}; the dictionary reads {site}.",
+                "Use a direction of that site, or another dictionary: train.sites, or --run RUN.",
+            )
+    return Directions(torch.stack([vector for vector, _, _ in found]), site, [factor for _, _, factor in found])
+
+
+def _read(reference: str, width: int) -> tuple[Tensor, str | None, str | None]:
+    """Return a direction, and where its file says so its site and its factor."""
+    path, _, name = reference.partition(NAMED)
     file = Path(path).expanduser()
     if not file.is_file():
         raise MissingFile(f"There is no file of a direction {path}.", "A probe's run holds one, or name a concept.")
+    if name and file.suffix != ".safetensors":
+        raise UserError(f"{path} holds one direction, and {name!r} is asked for.", f"Leave out {NAMED}{name}.")
+    site = factor = None
     try:
         if file.suffix == ".npy":
             values = np.load(file, allow_pickle=False)
@@ -61,16 +84,47 @@ def read_direction(path: str, width: int) -> Direction:
         else:
             from safetensors.numpy import load_file
 
-            (values,) = load_file(file).values()
-    except (ValueError, TypeError, OSError) as error:
+            values, site, factor = _of_several(load_file(file), path, name)
+    except UserError:
+        raise
+    except Exception as error:
+        # safetensors' own error derives from Exception alone.
         raise UserError(f"{path} holds no direction: {error}.") from error
     vector = np.asarray(values).reshape(-1)
     if vector.dtype.kind not in "fiu" or len(vector) != width or not np.isfinite(vector).all() or not vector.any():
         shape = np.asarray(values).shape
         raise UserError(
-            f"{path} holds values of shape {shape}.", f"A direction here is {width} finite numbers, not all 0."
+            f"{reference} holds values of shape {shape}.", f"A direction here is {width} finite numbers, not all 0."
         )
-    return Direction(torch.from_numpy(vector.astype(np.float32)))
+    return torch.from_numpy(vector.astype(np.float32)), site, factor
+
+
+def _of_several(tensors: Mapping[str, np.ndarray], path: str, name: str) -> tuple[np.ndarray, str | None, str | None]:
+    """Return the tensor of a name among a probe's, or the only one, with its site and what its target is called."""
+    if not name:
+        if len(tensors) == 1:
+            return next(iter(tensors.values())), None, None
+        known = _named_weights(tensors)
+        example = f", such as {path}{NAMED}{known[0]}" if known else ""
+        raise UserError(f"{path} holds {len(tensors)} tensors.", f"Name a direction behind {NAMED}{example}.")
+    target, _, row = name.rpartition("/")
+    number: int | None = None
+    if f"{name}/weight" not in tensors and f"{target}/weight" in tensors and row.isdigit():
+        name, number = target, int(row)
+    if f"{name}/weight" not in tensors:
+        raise unknown(f"direction in {path}", name, _named_weights(tensors))
+    weights = tensors[f"{name}/weight"]
+    if (number is None and len(weights) > 1) or (number or 0) >= len(weights):
+        raise UserError(
+            f"{name} has {len(weights)} directions, one a class.",
+            f"Name one: {path}{NAMED}{name}/0 … /{len(weights) - 1}",
+        )
+    site, _, factor = name.partition("/")
+    return weights[number or 0], site, factor if number is None else None
+
+
+def _named_weights(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    return [name.removesuffix("/weight") for name in tensors if name.endswith("/weight")]
 
 
 def numbered(reference: int | str, dictionary: Dictionary, concepts: Sequence[Mapping[str, Any]]) -> int | None:

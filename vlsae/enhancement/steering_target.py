@@ -18,18 +18,19 @@ from vlsae.dictionaries.base import STREAMS, Dictionary
 from vlsae.dictionaries.codes import code_matrix
 from vlsae.enhancement.caption_output import CaptionOutput, scale_of
 from vlsae.enhancement.concept_reference import (
+    Directions,
     attribute,
     factor_names,
     is_direction,
     no_such,
     numbered,
-    read_direction,
+    read_directions,
 )
 from vlsae.enhancement.dose_response import Output
 from vlsae.enhancement.rows import BATCH, EMBEDDINGS, TaskRows, check_sites, halves, rows_of
 from vlsae.enhancement.steering import Change, Edit, concept_change
 from vlsae.errors import UserError
-from vlsae.result import Measure
+from vlsae.result import Measure, Table
 
 if TYPE_CHECKING:
     from vlsae.enhancement.layer_images import LayerImages
@@ -53,6 +54,7 @@ class Target:
     ids: Sequence[str]
     words: str
     metrics: Mapping[str, Measure] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
 
     def change(self, strength: float) -> Change:
         """Return the concept's edit at a strength."""
@@ -84,10 +86,12 @@ def caption_target(task: Steering, model: Model, dictionary: Dictionary) -> Targ
         rows, places = _at_layer(task, model, rows.take(_few(task, choosing, scored)), site)
         choosing, scored = halves(rows)
     auxiliary = None if places is None else task.work.auxiliary
+    coder = _coder(task, dictionary, site, rows.values["vision"].shape[1])
+    if isinstance(coder, Directions):
+        auxiliary = None
     read = _read(rows, auxiliary)
-    coder = read_direction(str(task.concept), dictionary.width) if is_direction(task.concept) else dictionary
-    own = _located(task, task.concept, coder, read, choosing)
-    other = None if task.other is None else _located(task, task.other, coder, read, choosing)
+    own = _located(task, 0, coder, read, choosing)
+    other = None if task.other is None else _located(task, 1, coder, read, choosing)
     wanted = {"raise": own.texts, "swap": ~own.texts & other.texts if other else own.texts}.get(task.action, ~own.texts)
     steered = (~own.images if task.action == "raise" else own.images) & np.isin(np.arange(len(rows)), scored)
     images = np.flatnonzero(steered)[: task.texts]
@@ -134,7 +138,7 @@ def _at_layer(task: Steering, model: Model, rows: TaskRows, site: str) -> tuple[
 
     if site not in model.sites():
         raise UserError(f"The dictionary reads {site}, which the model has not got.", "Choose the model it is of.")
-    if _holds_tokens(task):
+    if _holds_tokens(task, "vision"):
         raise UserError(
             f"The dictionary reads the tokens of {site}; a picture is steered by one row.",
             "Use a dictionary of pooled rows: extract.tokens.pooling=default",
@@ -152,11 +156,28 @@ def _at_layer(task: Steering, model: Model, rows: TaskRows, site: str) -> tuple[
     return TaskRows(values, rows.samples, rows.split), places
 
 
-def _holds_tokens(task: Steering) -> bool:
+def _holds_tokens(task: Steering, stream: str) -> bool:
     store = task.work.training
     if store is None:
         return False
-    return bool((store.row_table("vision").column("position").to_numpy() >= 0).any())
+    return bool((store.row_table(stream).column("position").to_numpy() >= 0).any())
+
+
+def _coder(task: Steering, dictionary: Dictionary, site: str, width: int) -> Any:
+    """Return what codes the rows of a site: the dictionary, or the directions that the user names.
+
+    Raises :class:`~vlsae.errors.UserError` where one is a concept and the other a direction.
+    """
+    references = [one for one in (task.concept, task.other) if one is not None]
+    directed = [is_direction(one) for one in references]
+    if not any(directed):
+        return dictionary
+    if not all(directed):
+        raise UserError(
+            f"task.concept={task.concept} and task.other={task.other}: a direction and a concept.",
+            "Name two directions, or two concepts.",
+        )
+    return read_directions([str(one) for one in references], site, width)
 
 
 def _read(rows: TaskRows, auxiliary: Any) -> TaskRows:
@@ -174,6 +195,7 @@ def text_target(task: Steering, model: Any, dictionary: Dictionary) -> Target:
     Of the data's held-out texts, those in which the concept is strongest are its texts and those in which it is
     weakest neutral.
     """
+    from vlsae.enhancement.continuations import continuations
     from vlsae.enhancement.text_output import TextOutput
 
     site = dict(task.work.sites).get("language")
@@ -184,10 +206,12 @@ def text_target(task: Steering, model: Any, dictionary: Dictionary) -> Target:
         )
     texts = _held_out_texts(task)
     values, owner = _token_rows(model, texts, site)
-    inner = values if task.work.auxiliary is None else task.work.auxiliary.encode(values, "language")
-    coder = read_direction(str(task.concept), dictionary.width) if is_direction(task.concept) else dictionary
-    concept = _given(task, task.concept, coder)
-    other = None if task.other is None else _given(task, task.other, coder)
+    coder = _coder(task, dictionary, site, values.shape[1])
+    directed = isinstance(coder, Directions)
+    auxiliary = None if directed else task.work.auxiliary
+    inner = values if auxiliary is None else auxiliary.encode(values, "language")
+    concept = _given(task, 0, coder)
+    other = None if task.other is None else _given(task, 1, coder)
     activity = code_matrix(coder, inner, "language")[:, concept].toarray().ravel()  # type: ignore[arg-type]
     strongest = np.full(len(texts), -np.inf)
     np.maximum.at(strongest, owner, activity)
@@ -196,13 +220,14 @@ def text_target(task: Steering, model: Any, dictionary: Dictionary) -> Target:
     towards = 1 if task.action == "raise" else -1
     output = TextOutput(model, site, [texts[i] for i in order[:size]], [texts[i] for i in order[-size:]], towards)
     edit = Edit(task.action, concept, mean_activity(coder, inner, concept, "language"), other)
-    active = activity > 0
-    difference = towards * _mean_difference(
-        values, active if not is_direction(task.concept) else activity > np.median(activity)
-    )
+    difference = towards * _mean_difference(values, activity > (np.median(activity) if directed else 0))
     words = f"{task.action} concept {concept} ({task.concept}) at {site}; {size} texts of it, {size} neutral ones."
+    if not directed and not _holds_tokens(task, "language"):
+        words += " The dictionary learned from one row a text, and every token is edited."
     ids = [f"text-{number}" for number in order[:size]]
-    return Target(coder, "language", edit, task.work.auxiliary, output, difference, ids, words)
+    changes = {one: concept_change(coder, "language", edit, one, auxiliary) for one in task.strengths}
+    written = continuations(model, site, [texts[i] for i in order[-size:]], changes)
+    return Target(coder, "language", edit, auxiliary, output, difference, ids, words, tables=[written])
 
 
 def mean_activity(coder: Any, x: Tensor, concept: int, stream: str = "vision") -> float:
@@ -217,34 +242,55 @@ def mean_activity(coder: Any, x: Tensor, concept: int, stream: str = "vision") -
     return float(np.abs(active).mean())
 
 
-def _located(task: Steering, reference: int | str, coder: Any, rows: TaskRows, choosing: np.ndarray) -> Located:
+def _located(task: Steering, number: int, coder: Any, rows: TaskRows, choosing: np.ndarray) -> Located:
+    """Return the concept of the task, ``number`` 0, or the other one, 1."""
+    if isinstance(coder, Directions):
+        return _along(task, number, coder, rows)
+    reference = (task.concept, task.other)[number]
     codes = {stream: code_matrix(coder, rows.values[stream], stream) for stream in STREAMS if stream in rows.values}
     if len(codes) == 1 and "=" not in str(reference):
         raise UserError(
             "The dictionary reads no captions, so which of them have the concept is not known.",
             "Name a factor of the data, such as task.concept='color=red'.",
         )
-    if is_direction(reference):
-        above = [one > np.median(one) for one in (matrix.toarray().ravel() for matrix in codes.values())]
-        return Located(0, above[0], above[1], None)
-    concept = numbered(reference, coder, task.work.concepts)
+    concept = numbered(reference, coder, task.work.concepts)  # type: ignore[arg-type]
     if concept is not None:
         present = [codes[stream][:, concept].toarray().ravel() > 0 for stream in ("vision", "language")]
         return Located(concept, present[0], present[1], None)
     if "=" not in str(reference):
-        raise no_such(reference, task.work.concepts, factor_names(task.data, rows.samples))
+        raise no_such(reference, task.work.concepts, factor_names(task.data, rows.samples))  # type: ignore[arg-type]
     present_rows = attribute(task.data, rows.samples, str(reference))
     scores = auroc(codes["vision"][choosing], present_rows[choosing][:, None])[0]
     best = int(np.nanargmax(scores))
     return Located(best, present_rows, present_rows, float(scores[best]))
 
 
-def _given(task: Steering, reference: int | str, coder: Any) -> int:
-    if is_direction(reference):
-        return 0
-    concept = numbered(reference, coder, task.work.concepts)
+def _along(task: Steering, number: int, coder: Directions, rows: TaskRows) -> Located:
+    """Return a direction; images and captions have it by the factor it was found for, else by what lies along it.
+
+    Raises :class:`~vlsae.errors.UserError` where captions do not lie in the direction's space and no factor is known.
+    """
+    factor = coder.factors[number]
+    if factor is not None and "=" in factor:
+        present = attribute(task.data, rows.samples, factor)
+        return Located(number, present, present, None)
+    if coder.site != EMBEDDINGS[0]:
+        raise UserError(
+            f"Which captions have what a direction of {coder.site} stands for is not known.",
+            "Name a probe's direction of a factor: task.concept=FILE.safetensors#vision.6/color=red",
+        )
+    along = [rows.values[stream] @ coder.vectors[number] for stream in STREAMS]
+    image, text = ((one > one.median()).numpy() for one in along)
+    return Located(number, image, text, None)
+
+
+def _given(task: Steering, number: int, coder: Any) -> int:
+    if isinstance(coder, Directions):
+        return number
+    reference = (task.concept, task.other)[number]
+    concept = numbered(reference, coder, task.work.concepts)  # type: ignore[arg-type]
     if concept is None:
-        raise no_such(reference, task.work.concepts)
+        raise no_such(reference, task.work.concepts)  # type: ignore[arg-type]
     return concept
 
 

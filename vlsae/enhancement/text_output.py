@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlsae.enhancement.dose_response import Output, Response
 from vlsae.enhancement.steering import Change
+from vlsae.models.token_losses import token_losses
 
 BATCH = 8
 
@@ -30,26 +31,27 @@ class TextOutput(Output):
     def __init__(self, model: Any, site: str, concept: Sequence[str], neutral: Sequence[str], towards: int) -> None:
         self._model, self._site, self._towards = model, site, towards
         self._concept, self._neutral = _batches(model, concept), _batches(model, neutral)
-        self._before = self._losses(self._concept, None), self._losses(self._neutral, None)
-        self._clean = [torch.log_softmax(model.logits(batch).float(), dim=-1) for batch in self._neutral]
+        self._before = np.concatenate([self._losses(batch, None) for batch in self._concept])
 
     def respond(self, change: Change | None) -> Response:
         """Return the fall in loss on the concept's texts, and divergence and rise in loss on the neutral ones."""
-        wanted = self._towards * (self._before[0] - self._losses(self._concept, change))
-        divergences = [self._divergence(batch, clean, change) for batch, clean in zip(self._neutral, self._clean)]
-        rise = self._losses(self._neutral, change) - self._before[1]
-        return Response(wanted, np.concatenate(divergences), {"loss on neutral text": rise})
+        after = np.concatenate([self._losses(batch, change) for batch in self._concept])
+        damage, rise = zip(*(self._harm(batch, change) for batch in self._neutral))
+        further = {"loss on neutral text": np.concatenate(rise)}
+        return Response(self._towards * (self._before - after), np.concatenate(damage), further)
 
-    def _losses(self, batches: Sequence[Any], change: Change | None) -> np.ndarray:
-        found = [self._under(change, lambda batch=batch: self._model.losses(batch)) for batch in batches]
-        return np.concatenate([torch.nanmean(losses, dim=1).double().cpu().numpy() for losses in found])
+    def _losses(self, batch: Any, change: Change | None) -> np.ndarray:
+        return _mean_losses(self._under(change, lambda: self._model.logits(batch)), batch)
 
-    def _divergence(self, batch: Any, clean: Tensor, change: Change | None) -> np.ndarray:
-        logits = self._under(change, lambda: self._model.logits(batch))
-        steered = torch.log_softmax(logits.float(), dim=-1)
-        each = (clean.exp() * (clean - steered)).sum(dim=-1)
+    def _harm(self, batch: Any, change: Change | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return divergence and rise in loss of neutral texts; the clean output is made anew, too large to be kept."""
+        clean = self._model.logits(batch).float()
+        steered = clean if change is None else self._under(change, lambda: self._model.logits(batch)).float()
+        before, after = (torch.log_softmax(one, dim=-1) for one in (clean, steered))
+        each = (before.exp() * (before - after)).sum(dim=-1)
         mask = batch.mask.to(each.device, each.dtype)
-        return ((each * mask).sum(dim=1) / mask.sum(dim=1)).clamp(min=0).double().cpu().numpy()
+        divergence = ((each * mask).sum(dim=1) / mask.sum(dim=1)).clamp(min=0).double().cpu().numpy()
+        return divergence, _mean_losses(steered, batch) - _mean_losses(clean, batch)
 
     def _under(self, change: Change | None, forward: Any) -> Tensor:
         if change is None:
@@ -64,6 +66,12 @@ def in_rows(hidden: Tensor, change: Change) -> Tensor:
     rows = hidden.reshape(-1, hidden.shape[-1])
     moved = change(rows.float()).to(hidden.dtype)
     return hidden if torch.equal(moved, rows) else moved.reshape(hidden.shape)
+
+
+def _mean_losses(logits: Tensor, batch: Any) -> np.ndarray:
+    """Return each text's mean −ln p a token ``(b,)``."""
+    ids, mask = (part.to(logits.device) for part in (batch.language, batch.mask))
+    return torch.nanmean(token_losses(logits, ids, mask), dim=1).double().cpu().numpy()
 
 
 def _batches(model: Any, texts: Sequence[str]) -> list[Any]:

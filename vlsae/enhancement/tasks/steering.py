@@ -28,7 +28,8 @@ class Steering(Task):
     """Edit one concept, always as ``x + decode(edited code) − decode(code)``, and weigh wanted effect against damage.
 
     ``concept`` is a number, a name, a factor of the data (``color=red``, for which the concept that finds it best on
-    the choosing rows is taken), or a file of a direction; ``other`` is what ``action=swap`` puts in its place.
+    the choosing rows is taken), or a file of a direction, such as ``directions.safetensors#vision.6/color=red`` of a
+    probe's run; ``other`` is what ``action=swap`` puts in its place.
     ``strengths`` are in units of the concept's mean activity; the numbers are those of ``strength``. Beside it
     ``randoms`` random directions and the difference of means, at equal norm. ``budget`` is the damage in nats at which
     the methods are compared; ``texts`` bounds the pool of captions, or of texts of each kind; ``scale`` is a
@@ -84,7 +85,7 @@ class Steering(Task):
         headline = [f"{part}/{name}" for part in ("wanted", "damage", "wanted_at_budget") for name in names]
         return Result(
             metrics,
-            [dose_table(target.output, found, **common)],
+            [dose_table(target.output, found, **common), *target.tables],
             dose_plots(target.output, found, **common),
             [target.words, *_verdict(found, self.budget)],
             [name for name in headline if name in metrics],
