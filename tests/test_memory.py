@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +18,9 @@ from vlsae.dictionaries.shared_lin_2dec import SharedLinear
 from vlsae.errors import UserError
 from vlsae.memory import Pieces, is_out_of_memory, shortage_told
 from vlsae.training import Loss, build_optimizer, train_step
-from vlsae.training.gradients import Accumulation
+from vlsae.training.gradients import Accumulation, _weight
+
+ROOT = Path(__file__).resolve().parent.parent
 
 IN_PARTS = [VLSAE, SAED, SAES, SharedLinear, DistanceOneDecoder, RandomEncoder]
 
@@ -59,6 +64,34 @@ def test_memory_of_the_machine_that_runs_out_is_known():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
     assert is_out_of_memory(caught.value)
+
+
+def test_the_page_of_faults_names_what_is_taken_in_parts_and_what_is_not():
+    from vlsae.config import config_dir, target_class
+    from vlsae.training import Objective
+
+    text = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
+    rule = text[text.index("- A loss is taken in parts") : text.index("- A rank's loss")]
+    named = [
+        set(re.findall(r"`([a-z_0-9]+)`", part)) for part in re.split(r"The others stop|batch weighs\. `ica", rule)
+    ]
+    expected: list[set[str]] = [set(), set(), set()]
+    for file in sorted((config_dir() / "objective").glob("*.yaml")):
+        target = re.search(r"^_target_: (\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        cls = target_class(target.group(1))
+        place = (0 if _weighs(cls) else 1) if issubclass(cls, Objective) else 2
+        expected[place].add(file.stem)
+    assert [named[0], named[1], named[2] | {"ica"}] == expected
+
+
+def _weighs(cls) -> bool:
+    """Whether a class says what a batch weighs, as its loss is taken in parts."""
+    own = object.__new__(cls)
+    torch.nn.Module.__init__(own)
+    rows = {stream: torch.ones(3, 2) for stream in BOTH}
+    tokens = SimpleNamespace(mask=torch.ones(3, 2, dtype=torch.bool))
+    weight = _weight(own, tokens if cls.source == "samples" else rows)
+    return weight is not None
 
 
 class TestPieces:

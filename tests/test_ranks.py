@@ -111,7 +111,22 @@ def test_every_objective_comes_to_the_losses_and_weights_of_one_process(tmp_path
         from vlsae.dictionaries.sae_d import SAED
         from vlsae.dictionaries.top_k import TopK
         from vlsae.dictionaries.vl_sae import VLSAE
+        from vlsae.memory import shortage_told
         from vlsae.training.rows import NotFinite
+
+        class Short(VLSAE):
+            '''Runs out of memory on the second rank alone, on more than five rows: its part of a batch has twelve.'''
+
+            calls = []
+
+            def loss(self, batch, step=0):
+                Short.calls.append(len(batch["vision"]))
+                if ranks.rank() == 1 and len(batch["vision"]) > 5:
+                    raise torch.OutOfMemoryError("CUDA out of memory.")
+                return super().loss(batch, step)
+
+            def loss_weight(self, batch):
+                return super().loss_weight(batch)
 
         MADE = {{
             "vl_sae": lambda: VLSAE(6, 24, 4, loss_balance="variance"),
@@ -126,13 +141,21 @@ def test_every_objective_comes_to_the_losses_and_weights_of_one_process(tmp_path
             "relu_l1": lambda: ReLUL1(6, 24, 4, adapt=0.05),
             "codebook": lambda: Codebook(6, 24, 4, replace_after=3),
             "auxiliary": lambda: AuxiliaryAutoencoder(6, 6, 5),
+            "short of memory": lambda: Short(6, 24, 4),
         }}
 
         def work():
             found = {{}}
             for name, make in MADE.items():
                 torch.manual_seed(0)
-                found[name] = train(make())
+                told = []
+                with shortage_told(lambda: told.append(True)):
+                    found[name] = train(make())
+                # Twice on both ranks, though one alone was short: halves, then quarters of three rows.
+                assert len(told) == (2 if name == "short of memory" and ranks.size() == 2 else 0), (name, told)
+            # The first batch: tried whole, the first half was taken where memory allowed it, then the quarters.
+            if ranks.size() == 2:
+                assert Short.calls[:7] == ([12, 6, 6, 3, 3, 3, 3], [12, 6, 3, 3, 3, 3, 3])[ranks.rank()], Short.calls
             # A row of the second rank's part of the first batch: no rank waits for the other.
             Rows.bad = 20
             try:

@@ -186,6 +186,61 @@ def test_store_and_loss_curve_are_those_of_one_process(runs_dir, monkeypatch):
     assert read_manifest(two)["device"] == "cpu × 2"
 
 
+#: A model and an objective that run out of memory on the second rank alone; no parts add up to the objective's loss.
+SHORT = """
+import torch
+from tiny_parts import TinyModel
+from vlsae import ranks
+from vlsae.dictionaries.top_k import TopK
+from vlsae.plugins import register
+
+SAYS = "CUDA out of memory. Tried to allocate 20.00 GiB."
+
+@register("model", "short")
+class ShortModel(TinyModel):
+    def represent(self, batch, sites, tokens=None):
+        if ranks.rank() == 1 and any(len(x) > 10 for x in (batch.vision, batch.language) if x is not None):
+            raise torch.OutOfMemoryError(SAYS)
+        return super().represent(batch, sites, tokens)
+
+@register("objective", "short")
+class ShortTopK(TopK):
+    kind = "short"
+
+    def loss(self, batch, step=0):
+        if ranks.rank() == 1 and step == 1:
+            raise torch.OutOfMemoryError(SAYS)
+        return super().loss(batch, step)
+"""
+
+
+@pytest.mark.stress
+def test_memory_that_runs_out_on_one_rank_alone(runs_dir, tmp_path, monkeypatch, capfd):
+    """The rank's batches are halved, which it says, and rows stay the same; a loss of whole batches ends the run."""
+    parts = str(Path(__file__).parent / "plugin_files")
+    monkeypatch.setenv("PYTHONPATH", parts)
+    monkeypatch.syspath_prepend(parts)
+    (tmp_path / "short_parts.py").write_text(SHORT)
+    common = ["--plugin", str(tmp_path / "short_parts.py"), "model=short", "dataset.n=60", "hardware.threads=1"]
+    common += ["extract.batch_size=16", "extract.shard_samples=20"]
+    train = ["objective=short", "objective.n_concepts=16", "objective.k=2", "train.batch_size=16"]
+    with plugins.loaded():
+        assert vlsae(["extract", *common, f"runs_dir={runs_dir / 'one'}"]) == 0
+        assert vlsae(["train", *common, *train, "hardware=multi_cpu", f"runs_dir={runs_dir / 'two'}"]) == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert "Memory ran out at step 1, and the loss of ShortTopK is no mean over rows" in said
+    assert "Use a smaller train.batch_size" in said
+    assert "Traceback" not in said
+    (failed,) = (runs_dir / "two").glob("train/*/v0001")
+    assert read_manifest(failed)["status"] == "failed"
+    one, two = (next((runs_dir / name).glob("extract/*/v0001")) for name in ("one", "two"))
+    for text in (said, " ".join((two / "log.txt").read_text().split())):
+        assert "memory ran out on rank 1 at 16 at once" in text
+    files = sorted(str(path.relative_to(one)) for path in (one / "representations").rglob("*") if path.is_file())
+    assert filecmp.cmpfiles(one, two, files, shallow=False)[1:] == ([], [])
+    assert read_manifest(two)["reproducible"] is False
+
+
 @pytest.mark.stress
 def test_moments_of_a_live_index_are_those_of_one_process(runs_dir):
     for name, hardware in (("one", "cpu"), ("two", "multi_cpu")):

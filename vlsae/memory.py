@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+from vlsae import ranks
 from vlsae.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -49,9 +50,8 @@ def shortage_told(listener: Callable[[], None]) -> Iterator[None]:
         _listener.reset(token)
 
 
-def tell_shortage(words: str) -> None:
-    """Log how work goes on after memory ran out, and tell the listener; what was held is let go first."""
-    logger.warning(words)
+def after_shortage() -> None:
+    """Let go of what was held when memory ran out, and tell the listener that work is done otherwise than asked."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -98,7 +98,9 @@ class Pieces:
             )
         self.size = tried // 2
         hint = f", which {self.setting}={self.size} does from the start" if self.setting else ""
-        tell_shortage(f"memory ran out at {tried} at once ({reason}); going on with {self.size}{hint}")
+        where = f" on rank {ranks.rank()}" if ranks.size() > 1 else ""
+        logger.warning("memory ran out%s at %d at once (%s); going on with %d%s", where, tried, reason, self.size, hint)
+        after_shortage()
 
 
 def _reason(error: BaseException) -> str:

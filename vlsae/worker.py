@@ -114,7 +114,7 @@ def run_rank(path: Path) -> None:
         config = resolved(load(path))
         with ranks.joined(cuda=device_of(config).startswith("cuda")):
             run = Run.lent(path, writes=ranks.is_first())
-            logs = _log_file(path / LOG) if ranks.is_first() else _errors_alone()
+            logs = _log_file(path / LOG) if ranks.is_first() else _shortage_alone(path / LOG)
             with logs, shortage_told(run.not_reproducible):
                 stage_module(run.stage).run(config, run)
     except Exception as error:
@@ -126,10 +126,11 @@ def run_rank(path: Path) -> None:
 
 
 @contextmanager
-def _errors_alone() -> Iterator[None]:
-    """Leave it to rank 0 to tell of the work."""
+def _shortage_alone(path: Path) -> Iterator[None]:
+    """Leave it to rank 0 to tell of the work, but for errors and for memory that ran out on this rank alone."""
     logging.getLogger("vlsae").setLevel(logging.ERROR)
-    yield
+    with _log_file(path, "vlsae.memory"):
+        yield
 
 
 def _end(run: Run, error: BaseException) -> None:
@@ -154,9 +155,9 @@ class _RunLog(logging.FileHandler):
 
 
 @contextmanager
-def _log_file(path: Path) -> Iterator[logging.Handler]:
-    """Append what the package logs to the run's ``log.txt``, with the time in UTC."""
-    package = logging.getLogger("vlsae")
+def _log_file(path: Path, name: str = "vlsae") -> Iterator[logging.Handler]:
+    """Append what the package, or a module of it, logs to the run's ``log.txt``, with the time in UTC."""
+    package = logging.getLogger(name)
     handler = _RunLog(path, encoding="utf-8")
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor
 
 from vlsae.errors import UserError
-from vlsae.memory import is_out_of_memory, tell_shortage
+from vlsae.memory import after_shortage, is_out_of_memory
 from vlsae.training.objective import Loss, Objective
-from vlsae.training.rows import NotFinite, tensors
+from vlsae.training.parts import agreed, most
+from vlsae.training.rows import NotFinite, count_rows, tensors
+
+logger = logging.getLogger(__name__)
 
 
 class Accumulation:
@@ -20,7 +24,7 @@ class Accumulation:
 
     Loss and gradient are those of the whole batch, its loss being the weighted mean of its parts'
     (``Objective.loss_weight``). Both raise ``UserError`` where memory runs out and a batch cannot be taken in smaller
-    parts.
+    parts. Of several ranks all take as many parts, wherever memory ran out, and the first one says so.
     """
 
     def __init__(self) -> None:
@@ -45,17 +49,29 @@ class Accumulation:
         return self._taken(objective, batch, step, lambda piece, share: _loss(objective, piece, step, autocast))
 
     def _taken(self, objective: Objective, batch: Any, step: int, take: Callable[[Any, float], Loss]) -> Loss:
-        while True:
+        def attempt() -> Loss:
             try:
                 return _mean(objective, batch, self.parts, take)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    self._check_divisible(objective, batch, step)
+                raise
+
+        while True:
+            try:
+                return agreed(attempt)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
             # Outside of the handler: the traceback holds what the attempt had made.
             objective.zero_grad(set_to_none=True)
-            self._take_smaller_parts(objective, batch, step)
+            self._take_smaller_parts(batch, step)
 
-    def _take_smaller_parts(self, objective: Objective, batch: Any, step: int) -> None:
+    def _check_divisible(self, objective: Objective, batch: Any, step: int) -> None:
+        """Raise ``UserError`` where a batch cannot be taken in more parts.
+
+        Raised on the rank that is short alone: others may wait for it within a loss of all ranks, and end with it.
+        """
         rows = _common_rows(batch)
         if rows is None or _weight(objective, batch) is None:
             raise UserError(
@@ -68,11 +84,16 @@ class Accumulation:
                 f"Memory ran out at step {step} on {-(-rows // self.parts)} rows of a batch.",
                 "Use a smaller objective, or a machine with more memory.",
             )
-        self.parts = min(2 * self.parts, rows)
-        tell_shortage(
-            f"memory ran out at step {step}; each batch is now taken in {self.parts} parts, whose gradients add up to "
-            "its own but for rounding"
+
+    def _take_smaller_parts(self, batch: Any, step: int) -> None:
+        self.parts = min(2 * self.parts, most(count_rows(batch)))
+        logger.warning(
+            "memory ran out at step %d; each batch is now taken in %d parts, whose gradients add up to its own but for "
+            "rounding",
+            step,
+            self.parts,
         )
+        after_shortage()
 
 
 def _mean(objective: Objective, batch: Any, parts: int, take: Callable[[Any, float], Loss]) -> Loss:

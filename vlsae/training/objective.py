@@ -37,7 +37,7 @@ class Objective(nn.Module, ABC):
     def loss_weight(self, batch: Any) -> float | None:
         """Return a batch's weight where a loss is the weighted mean of the losses of the parts its batch is cut into.
 
-        None where it is no such mean, and a batch cannot be taken in parts.
+        None where it is no such mean, or asks other ranks: then a batch cannot be taken in parts.
         """
         return None
 

@@ -7,20 +7,30 @@ gradients take the sum for granted. Where no rows are shared (:func:`vlsae.ranks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from vlsae import ranks
+from vlsae.memory import is_out_of_memory
 from vlsae.training.objective import Loss
 from vlsae.training.rows import NotFinite
+
+Value = TypeVar("Value")
+
+#: Of what ranks hear from each other, that memory ran out; below it stands what is not finite.
+_SHORT = 2
 
 
 class FoundElsewhere(NotFinite):
     """Another rank has found a value that is not finite, and says where."""
+
+
+class ShortElsewhere(MemoryError):
+    """Memory ran out on another rank."""
 
 
 def merged(loss: Loss, weight: float, rows: int, gradients: Sequence[Tensor] = ()) -> tuple[Loss, int]:
@@ -43,18 +53,39 @@ def merged(loss: Loss, weight: float, rows: int, gradients: Sequence[Tensor] = (
     return Loss(found[0], dict(zip(loss.parts, found[1:]))), int(message[1])
 
 
-def agree(error: NotFinite | None) -> None:
-    """Raise an error that a rank has found on every rank: all of them leave out the same step."""
-    if not ranks.is_sharing():
-        if error is not None:
-            raise error
-        return
-    found = torch.tensor(0 if error is None else 1)
-    dist.all_reduce(found)
-    if error is not None:
+def agreed(function: Callable[[], Value]) -> Value:
+    """Return a function's value; what is not finite or too large for memory on a rank is raised on every rank.
+
+    So all of them leave out the same step, or take the same batch in smaller parts. Where both happened, memory that
+    ran out comes first. Any other error is raised here alone, and ends the others with this rank.
+    """
+    if ranks.size() == 1:
+        return function()
+    value, error = _attempt(function)
+    found = torch.tensor(_gravity(error))
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    if error is not None and _gravity(error) == int(found):
         raise error
+    if int(found) == _SHORT:
+        raise ShortElsewhere("Memory ran out on another rank.")
     if int(found):
         raise FoundElsewhere("Another rank found values that are not finite.", "Look at that rank's own message.")
+    return cast(Value, value)
+
+
+def _attempt(function: Callable[[], Value]) -> tuple[Value | None, Exception | None]:
+    """Return a function's value, or the error that all ranks are to hear of."""
+    try:
+        return function(), None
+    except Exception as error:
+        if not _gravity(error):
+            raise
+        # The traceback holds what the attempt had made.
+        return None, error.with_traceback(None)
+
+
+def _gravity(error: Exception | None) -> int:
+    return _SHORT if error is not None and is_out_of_memory(error) else int(isinstance(error, NotFinite))
 
 
 def total(x: Tensor) -> Tensor:
@@ -65,6 +96,13 @@ def total(x: Tensor) -> Tensor:
 def least(x: Tensor) -> Tensor:
     """Return the smallest value over ranks, without gradient."""
     return _reduced(x, dist.ReduceOp.MIN) if ranks.is_sharing() else x
+
+
+def most(n: int) -> int:
+    """Return the largest of a number that every rank has."""
+    if ranks.size() == 1:
+        return n
+    return int(_reduced(torch.tensor(n), dist.ReduceOp.MAX))
 
 
 def any_of(mask: Tensor) -> Tensor:

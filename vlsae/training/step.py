@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +10,8 @@ from torch import Tensor
 from vlsae.errors import UserError
 from vlsae.training.gradients import Accumulation
 from vlsae.training.objective import Loss, Objective
-from vlsae.training.parts import agree, merged
+from vlsae.training.parts import agreed, merged
 from vlsae.training.rows import NotFinite, check_batch, count_rows
-
-Value = TypeVar("Value")
 
 
 def build_optimizer(objective: Objective, lr: float) -> torch.optim.Optimizer:
@@ -53,10 +50,9 @@ def train_step(
     Returns the loss from before the update, detached. Raises :class:`NotFinite`, the weights untouched, where a row of
     the batch, the loss or a gradient is not finite.
     """
-    _on_every_rank(lambda: check_batch(batch))
+    agreed(lambda: check_batch(batch))
     optimizer.zero_grad(set_to_none=True)
-    backward = (accumulation or Accumulation()).backward
-    loss = _on_every_rank(lambda: backward(objective, batch, step, autocast))
+    loss = (accumulation or Accumulation()).backward(objective, batch, step, autocast)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     rows = count_rows(batch)
     loss, _ = merged(loss, objective.loss_weight(batch) or rows, rows, gradients)
@@ -65,17 +61,6 @@ def train_step(
     with torch.no_grad():
         objective.after_step(step)
     return loss
-
-
-def _on_every_rank(function: Callable[[], Value]) -> Value:
-    """Return a function's value; where a rank finds values that are not finite, every rank raises."""
-    try:
-        value = function()
-    except NotFinite as error:
-        agree(error)
-        raise
-    agree(None)
-    return value
 
 
 def _clip(optimizer: torch.optim.Optimizer, gradients: list[Tensor], clip: float | None, step: int) -> None:
