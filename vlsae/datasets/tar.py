@@ -60,6 +60,12 @@ class TarBytes:
         if hasattr(self, "_file"):
             os.close(self._file)
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """The archive's size and time of change, in nanoseconds."""
+        found = os.fstat(self._file)
+        return found.st_size, found.st_mtime_ns
+
     def read(self, member: Member) -> bytes:
         """Return a member's bytes; ``UserError`` where the archive has become shorter."""
         data = os.pread(self._file, member.size, member.offset)
