@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlsae.dictionaries import SAES, VLSAE, TopK, kernels
-from vlsae.dictionaries.selection import BLOCK, top_k
+from vlsae.dictionaries.selection import BLOCK, BLOCKS_PER_KEPT, largest_columns, top_k
 from vlsae.training import build_optimizer, train_step
 
 N, D, H, K = 7, 5, 12, 3
@@ -142,15 +142,29 @@ def test_sparse_decoding_has_the_gradients_of_the_dense_one(unit):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 8), st.booleans())
-def test_blocks_choose_what_sorting_chooses(seed, k, blocks_of_eight, ties):
+@given(st.integers(0, 2**31), st.integers(1, 40), st.integers(1, 8), st.booleans(), st.booleans())
+def test_blocks_choose_what_sorting_chooses(seed, k, blocks, ties, silent):
     generator = torch.Generator().manual_seed(seed)
-    h = BLOCK * 8 * blocks_of_eight
+    h = BLOCK * BLOCKS_PER_KEPT * blocks
     scores = torch.randn(4, h, generator=generator)
     if ties:
         scores = (scores * 2).round()
+    if silent:
+        scores = scores.sub(2).relu()
     wanted = scores.sort(dim=1, descending=True, stable=True).indices[:, : min(k, h)]
-    assert torch.equal(top_k(scores, min(k, h)).sort(dim=1).values, wanted.sort(dim=1).values)
+    assert torch.equal(top_k(scores, min(k, h)), wanted)
+    assert torch.equal(largest_columns(scores, min(k, h)), wanted.sort(dim=1).values)
+
+
+def test_a_choice_among_values_that_are_no_numbers_still_has_k_columns():
+    scores = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    scores[1, 5:] = float("nan")
+    scores[2, 7] = float("-inf")
+    columns = largest_columns(scores, 4)
+    assert columns.shape == (3, 4)
+    assert all(len(set(row.tolist())) == 4 for row in columns)
+    assert columns[2].tolist() == scores[2].topk(4).indices.sort().values.tolist()
+    assert largest_columns(scores[:0], 4).shape == (0, 4)
 
 
 def with_dead(width: int, n_concepts: int, k: int) -> TopK:

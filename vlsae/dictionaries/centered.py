@@ -5,7 +5,7 @@ Shapes: n rows of all streams, d width, h concepts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated
 
 import torch
@@ -16,7 +16,7 @@ from vlsae.bounds import OneOf, Range, check_finite_number
 from vlsae.dictionaries.base import Count, OptionalCount, SparseCode, one_of, positive
 from vlsae.dictionaries.kernels import SquaredError, concept_major
 from vlsae.dictionaries.linear import LinearDictionary, linear, mean_squared_error
-from vlsae.dictionaries.selection import top_k
+from vlsae.dictionaries.selection import largest_columns
 from vlsae.training import parts as of_all_ranks
 from vlsae.training.objective import Loss
 
@@ -79,6 +79,8 @@ class CenteredDictionary(LinearDictionary):
         self.register_buffer("silent_for", torch.zeros(self.n_concepts, dtype=torch.int64), persistent=False)
         self.register_buffer("scale", torch.ones(()), persistent=input_norm != "none")
         self._fired: tuple[int, Tensor] | None = None
+        # The decoder's version, counted by torch at every change in place, at which its columns were made unit.
+        self._unit_since: int | None = None
 
     def initialize(self, batch: Mapping[str, Tensor]) -> None:
         """Measure the rows' root mean square where it is divided by, and start the bias ``b_d`` at their centre."""
@@ -132,8 +134,11 @@ class CenteredDictionary(LinearDictionary):
         sizes = [len(x) for x in rows.values()]
         errors = map(mean_squared_error, decoded.split(sizes), scaled.split(sizes))
         parts = {f"loss/{stream}": error for stream, error in zip(rows, errors)}
-        residual = (scaled - decoded).detach()
-        parts["loss/auxiliary"] = residual.new_zeros(()) if of_dead is None else self._auxiliary(residual, *of_dead)
+        if of_dead is None:
+            parts["loss/auxiliary"] = scaled.new_zeros(())
+        else:
+            left_over = sum_over_rows(parts.values(), sizes) * self.width
+            parts["loss/auxiliary"] = self._auxiliary((scaled - decoded).detach(), left_over, *of_dead)
         if self.training and torch.is_grad_enabled():
             self._fired = (len(scaled), fired())
         return parts
@@ -147,6 +152,7 @@ class CenteredDictionary(LinearDictionary):
         if self.decoder_norm == "unit":
             weight = self.decoder.weight.detach()
             weight.div_(torch.linalg.vector_norm(weight, dim=0).clamp(min=1e-12))
+            self._unit_since = weight._version
         if self._fired is not None:
             n, fired = self._fired
             self.silent_for.add_(of_all_ranks.count(n)).masked_fill_(of_all_ranks.any_of(fired), 0)
@@ -191,23 +197,29 @@ class CenteredDictionary(LinearDictionary):
         dead = (self.silent_for >= self.dead_after).nonzero()[:, 0]
         return dead if dead.numel() else None
 
-    def _auxiliary(self, residual: Tensor, own: Tensor, columns: Tensor) -> Tensor:
+    def _auxiliary(self, residual: Tensor, whole: Tensor, own: Tensor, columns: Tensor) -> Tensor:
         """Return the weighted share of the residual ``(n, d)`` that dead concepts leave unexplained.
 
-        ``own (n, m)`` are their activations, ``columns (m, d)`` their columns of the decoder.
+        ``whole`` is the residual's sum of squares, ``own (n, m)`` are their activations, ``columns (m, d)`` their
+        columns of the decoder.
         """
         code, most = own, self.auxiliary_k or max(1, self.width // 2)
         if most < own.shape[1]:
-            indices = top_k(own, most)
+            indices = largest_columns(own, most)
             code = torch.zeros_like(own).scatter(1, indices, own.gather(1, indices))
         error: Tensor = SquaredError.apply(residual, code.to(residual.dtype), columns)
-        whole = of_all_ranks.share_of_total(residual.square().sum(), len(residual))
+        whole = of_all_ranks.share_of_total(whole, len(residual))
         return self.auxiliary_weight * error / whole.clamp(min=torch.finfo(residual.dtype).tiny)
 
 
 def sum_of_stream_means(values: Tensor, sizes: list[int]) -> Tensor:
     """Return the sum over streams of the means of their rows' values ``(n,)``."""
     return torch.stack([own.mean() for own in values.split(sizes)]).sum()
+
+
+def sum_over_rows(means: Iterable[Tensor], sizes: list[int]) -> Tensor:
+    """Return the sum over all streams' rows of what ``means`` are each stream's mean of, without gradient."""
+    return torch.stack([mean.detach() * n for mean, n in zip(means, sizes)]).sum()
 
 
 def unit_size(rows: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ class SelectedProduct(torch.autograd.Function):
                 of_rows.addmm_(of_whole, weight.index_select(0, ctx.whole))
             if of_weight is not None:
                 of_weight.index_add_(0, ctx.whole, of_whole.T @ rows)
-        of_center = -(of_bias @ weight) if ctx.needs_input_grad[4] else None
+        of_center = -torch.mv(weight.T, of_bias) if ctx.needs_input_grad[4] else None
         return None, of_rows, of_weight, of_bias, of_center, None, None, None
 
 
@@ -179,13 +179,13 @@ class SparseDecoding(torch.autograd.Function):
         of_weight = None
         if ctx.needs_input_grad[2]:
             of_weight = transposed_sums(support, values, gradient)
-            if ctx.unit:
-                of_weight.addcmul_(weight, concept_sums(support, values * of_values)[:, None], value=-1)
-            if ctx.whole is not None and of_whole is not None:
-                if ctx.unit:
-                    own = weight.index_select(0, ctx.whole)
-                    of_whole = of_whole - own * (of_whole * own).sum(dim=1, keepdim=True)
+            if of_whole is not None:
                 of_weight.index_add_(0, ctx.whole, of_whole)
+            if ctx.unit:
+                along = concept_sums(support, values * of_values)
+                if of_whole is not None:
+                    along.index_add_(0, ctx.whole, torch.linalg.vecdot(of_whole, weight.index_select(0, ctx.whole)))
+                of_weight.addcmul_(weight, along[:, None], value=-1)
         return None, of_values, of_weight, None, None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vlsae.dictionaries import kernels
 from vlsae.dictionaries.base import Dictionary, SparseCode
-from vlsae.dictionaries.selection import at_least_single, top_k
+from vlsae.dictionaries.selection import at_least_single, largest_columns
 from vlsae.training.objective import Loss, Objective
 from vlsae.training.rows import count_rows
 
@@ -40,7 +40,7 @@ class LinearDictionary(Dictionary, Objective):
         """Return the k largest activations of each row; fewer where fewer are above zero."""
         x = self.checked(x, stream)
         activations = self._activate(x, stream)
-        indices = top_k(activations, self.k)
+        indices = largest_columns(activations, self.k)
         values = activations.gather(1, indices)
         return SparseCode.from_top(indices, values.to(x.dtype), self.n_concepts, values > 0)
 
@@ -69,7 +69,7 @@ class LinearDictionary(Dictionary, Objective):
 
     def _code(self, activations: Tensor) -> Tensor:
         """Return the k largest of ``(n, h)``, zero elsewhere."""
-        indices = top_k(activations, self.k)
+        indices = largest_columns(activations, self.k)
         return torch.zeros_like(activations).scatter(1, indices, activations.gather(1, indices))
 
     def _reconstruct(self, dense: Tensor, stream: str) -> Tensor:
@@ -107,7 +107,7 @@ def sparse_reconstruction(
     rows = x if center is None else x - center.detach()
     with torch.no_grad():
         scores = F.linear(rows, encoder.weight, encoder.bias)
-        indices = top_k(scores, k)
+        indices = largest_columns(scores, k)
         chosen = scores.gather(1, indices)
         every = None if whole is None else scores.index_select(1, whole)
     support = kernels.Support(indices, scores.shape[1])

@@ -50,7 +50,7 @@ class TopK(CenteredDictionary):
     def _learns_sparsely(self) -> bool:
         if not kernels.pays(self.n_concepts, self.k, self.encoder.weight):
             return False
-        if self.decoder_norm == "free":
+        if self.decoder_norm == "free" or self._unit_since == self.decoder.weight._version:
             return True
         off = torch.linalg.vector_norm(self.decoder.weight.detach(), dim=0).sub_(1).abs_().max()
         return bool(off < UNIT_TOLERANCE)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vlsae.bounds import OneOf
 from vlsae.dictionaries import kernels
 from vlsae.dictionaries.base import STREAMS, Count, Dictionary, OptionalCount, SparseCode, one_of
-from vlsae.dictionaries.selection import at_least_single, top_k, top_k_strict
+from vlsae.dictionaries.selection import at_least_single, largest_columns, top_k_strict
 from vlsae.errors import UserError
 from vlsae.training.objective import Loss, Objective
 from vlsae.training.rows import InvalidRows, count_rows
@@ -197,7 +197,7 @@ class VLSAE(Dictionary, Objective):
         kept = None
         if self.topk_mode == "exact":
             # The activation rises with the cosine, so the choice needs no root over all concepts.
-            indices = top_k(cosine, self.k)
+            indices = largest_columns(cosine, self.k)
         else:
             indices, kept = top_k_strict(_activation(cosine), self.k)
         values = _activation(cosine.gather(1, indices))
