@@ -50,7 +50,6 @@ reproduce: $(STAMP)  ## run the experiments behind docs/claims.md; DATA=FOLDER h
 	$(BIN)/python scripts/reproduce.py all $(if $(DATA),--data $(DATA))
 
 docs: $(STAMP)  ## make the pages of docs/ a site in site/
-	@$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --quiet
 	@echo site/index.html
 

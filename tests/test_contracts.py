@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_clip import write_clip
+from tiny_clip import PLAIN, write_clip
 from tiny_lm import write_lm
 from tiny_vlm import write_vlm
 
@@ -23,7 +23,7 @@ from vlsae.groups import choices, groups
 from vlsae.learners.word_lstm import WordLSTM
 from vlsae.models import CLIP, VLM
 from vlsae.signatures import check_settings, settings_of
-from vlsae.testing import ContractError, check
+from vlsae.testing import WIDTH, ContractError, check
 
 PARTS = Path(__file__).parent / "plugin_files" / "tiny_parts.py"
 
@@ -99,6 +99,9 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
     arrays = tmp_path_factory.mktemp("arrays") / "all.npz"
     np.savez(arrays, images=np.zeros((4, 6, 5), np.uint8), labels=np.arange(4))
     clip = str(write_clip(tmp_path_factory.mktemp("clip")))
+    narrow = write_clip(tmp_path_factory.mktemp("narrow"), embed_dim=WIDTH)
+    vocabulary = tmp_path_factory.mktemp("vocabulary") / "words.txt"
+    vocabulary.write_text("\n".join(PLAIN))
     network = tmp_path_factory.mktemp("network") / "network.safetensors"
     save_file(get_model(NETWORK, weights=None).state_dict(), network)
     language_model = write_lm(tmp_path_factory.mktemp("lm"))
@@ -115,6 +118,8 @@ def needed(tmp_path_factory) -> dict[str, dict[str, str]]:
         "image_arrays": {"path": str(arrays)},
         "ucf101": {"path": str(folder)},
         "clip": {"checkpoint": f"path:{clip}"},
+        "clip of the rows' width": {"checkpoint": f"path:{narrow}"},
+        "splice": {"vocabulary": str(vocabulary)},
         "align": {"architecture": clip},
         "lm": {"checkpoint": f"path:{language_model}"},
         "vlm": {"checkpoint": f"path:{vision_language_model}"},
@@ -176,7 +181,7 @@ def test_contract(group, name, needed):
     if name == "prototype":
         settings["classes"] = ["a", "b"]
     if name == "splice":
-        pytest.skip("reads a store's captions and its model: tests/test_fits.py")
+        settings["model"] = CLIP(**needed["clip of the rows' width"])
     if name == "kmeans":
         settings["n_concepts"] = 8
     if name == "mixture":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -54,8 +53,6 @@ def test_every_choice_of_a_group_is_told_of_in_the_docs():
             assert told, f"{group}={choice} stands in no page"
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-material is not installed: pip install 'vlsae[docs]'")
 def test_the_site_is_made_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

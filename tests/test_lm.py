@@ -322,7 +322,6 @@ def test_quantisation_needs_a_device_and_a_package_that_have_it(llama, monkeypat
 
 @pytest.mark.parametrize(("quantisation", "most"), [("8bit", 0.02), ("4bit", 0.2)])
 def test_quantised_weights_give_nearly_the_same(quantisation, most):
-    pytest.importorskip("bitsandbytes")
     values = []
     for words in ({}, {"quantisation": quantisation}):
         model = LM(checkpoint="bundled")
@@ -334,7 +333,8 @@ def test_quantised_weights_give_nearly_the_same(quantisation, most):
 
 
 def test_an_adapter_changes_the_model_in_place(folders, tmp_path, llama):
-    peft = pytest.importorskip("peft")
+    import peft
+
     torch.manual_seed(1)
     settings = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     adapted = peft.get_peft_model(original(folders["llama"]), settings).eval()
