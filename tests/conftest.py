@@ -27,6 +27,28 @@ def cache(tmp_path_factory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def figures_as_data() -> Iterator[None]:
+    """Leave figures undrawn, which is most of a small run's time; ``figures_drawn`` is for tests that look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLSAE_FIGURES", "data")
+        yield
+
+
+@pytest.fixture
+def figures_drawn(monkeypatch) -> None:
+    """Have figures drawn, as they are for a user."""
+    monkeypatch.delenv("VLSAE_FIGURES")
+
+
+@pytest.fixture(scope="module")
+def figures_drawn_here() -> Iterator[None]:
+    """Have figures drawn for all that follows in a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("VLSAE_FIGURES")
+        yield
+
+
 @pytest.fixture
 def shared_data() -> Path:
     """Return the folder of real data that lies beside the checkout; skip where there is none."""

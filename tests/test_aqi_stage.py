@@ -66,7 +66,9 @@ def command(place):
 
 @pytest.fixture(scope="module")
 def scored(command, place) -> dict:
-    assert command("--name", "first") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLSAE_FIGURES", "drawn")
+        assert command("--name", "first") == 0
     return summary(place, "first")
 
 

@@ -75,7 +75,9 @@ def test_every_stage_is_logged_once(runs_dir, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("upload_media", [False, True])
-def test_an_offline_run_holds_metrics_lineage_and_media_where_allowed(tmp_path, monkeypatch, upload_media):
+def test_an_offline_run_holds_metrics_lineage_and_media_where_allowed(
+    tmp_path, figures_drawn, monkeypatch, upload_media
+):
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = new_run(tmp_path, "one", "train", config="seed: 5\n", parents=["extract/parent/v0007"])
     (run.path / "figures").mkdir()

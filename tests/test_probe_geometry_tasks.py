@@ -84,7 +84,7 @@ def test_xor_of_three_bits_shows_no_difference():
     assert any("does not show" in note for note in result.notes)
 
 
-def test_it_reads_no_run_and_refuses_too_many_labels(tmp_path, capsys):
+def test_it_reads_no_run_and_refuses_too_many_labels(tmp_path, figures_drawn, capsys):
     words = ["probe", "probe=geometry_tasks", f"runs_dir={tmp_path}", "probe.conditions=8", "probe.networks=2"]
     small = ["probe.steps=2", "probe.points=2", "probe.batch_size=8", "probe.width=8", "probe.activations=[elu]"]
     assert main([*words, *small]) == 0

@@ -80,7 +80,7 @@ def test_a_short_training_gives_every_number():
     assert any(note.startswith("edges:") for note in result.notes)
 
 
-def test_it_reads_no_run(tmp_path, capsys):
+def test_it_reads_no_run(tmp_path, figures_drawn, capsys):
     words = ["probe", "probe=information_plane", f"runs_dir={tmp_path}"]
     small = ["probe.networks=2", "probe.epochs=3", "probe.points=2", "probe.rows=32", "probe.activations=[relu]"]
     assert main([*words, *small]) == 0

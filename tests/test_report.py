@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from vlsae.cli import main
 from vlsae.dictionaries import VLSAE
 from vlsae.dictionaries.concepts import top_items
 from vlsae.dictionaries.evaluation import evaluate
@@ -23,6 +24,8 @@ from vlsae.reporting import write_report
 from vlsae.representations import SiteInfo, Store, StoreWriter
 from vlsae.representations.thumbnails import thumbnails
 from vlsae.runs import claim
+
+pytestmark = pytest.mark.usefixtures("figures_drawn_here")
 
 SITES = {"vision": "vision.embedding", "language": "language.embedding"}
 SCRIPT = '<script>alert("caption")</script> & "quotes"'
@@ -239,6 +242,33 @@ def test_the_same_run_gives_the_same_figures(whole):
     before = {path.name: path.read_bytes() for path in (run.path / "figures").iterdir()}
     write_report(run.path)
     assert before == {path.name: path.read_bytes() for path in (run.path / "figures").iterdir()}
+
+
+def test_figures_may_be_left_as_data_and_are_drawn_later(tmp_path, monkeypatch):
+    run = start(tmp_path, "train", "a-b-c")
+    run.log_metrics(1, 1.0, "train", loss=0.5)
+    run.finish()
+    monkeypatch.setenv("VLSAE_FIGURES", "data")
+    page = write_report(run.path).read_text()
+    assert {path.suffix for path in (run.path / "figures").iterdir()} == {".csv"}
+    assert "Not drawn (VLSAE_FIGURES=data)" in page
+    assert 'href="figures/curve-loss.csv"' in page
+    assert ".svg" not in page
+    assert ".png" not in page
+    monkeypatch.setenv("VLSAE_FIGURES", "drawn")
+    assert "Not drawn" not in write_report(run.path).read_text()
+    assert (run.path / "figures" / "curve-loss.svg").is_file()
+    monkeypatch.setenv("VLSAE_FIGURES", "data")
+    write_report(run.path)
+    assert {path.suffix for path in (run.path / "figures").iterdir()} == {".csv"}, "nothing of an earlier time"
+
+
+def test_another_word_for_figures_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VLSAE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("VLSAE_FIGURES", "none")
+    assert main(["extract", "--limit", "2"]) == 2
+    assert "VLSAE_FIGURES is 'none', expected drawn or data" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_importing_reporting_is_light():

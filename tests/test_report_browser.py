@@ -13,6 +13,8 @@ from concept_files import write_run
 
 from vlsae.reporting import write_report
 
+pytestmark = pytest.mark.usefixtures("figures_drawn_here")
+
 ATTACK = "<img src=x onerror=\"document.title='hacked'\"><script>document.title='hacked'</script></script>"
 
 #: Types into the search field and presses buttons as a person would, and writes down what the page then shows.

@@ -185,7 +185,7 @@ def sweep(root: Path) -> Path:
     return folder
 
 
-def test_a_sweep_is_grouped_by_all_but_its_seeds(runs_dir, capsys):
+def test_a_sweep_is_grouped_by_all_but_its_seeds(runs_dir, figures_drawn, capsys):
     folder = sweep(runs_dir)
     assert main(["report", "sweeps/train-k/v0001"]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")

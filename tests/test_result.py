@@ -33,7 +33,7 @@ def found() -> Result:
     return Result(metrics, [table], plots, [f"A note: {NASTY}"], ["accuracy"])
 
 
-def test_a_result_lies_in_the_run_and_on_the_page(tmp_path, capsys):
+def test_a_result_lies_in_the_run_and_on_the_page(tmp_path, figures_drawn, capsys):
     run = new_run(tmp_path)
     write_result(run, found())
     summary = json.loads((run.path / "summary.json").read_text())

@@ -25,7 +25,8 @@ def test_an_unpacked_wheel_runs_the_main_command_elsewhere(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed"), "OMP_NUM_THREADS": "1"}
-    environment.pop("VLSAE_RUNS", None)
+    for name in ("VLSAE_RUNS", "VLSAE_FIGURES"):
+        environment.pop(name, None)
     command = [sys.executable, "-m", "vlsae", "train", "model=clip", "--limit", "200", "train.epochs=1"]
     done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlsae import settings
-from vlsae.environment import environment_shown, refuse_environment
+from vlsae.environment import environment_shown, figures_are_drawn, refuse_environment
 from vlsae.errors import MissingFile, UserError
 from vlsae.groups import config_dir, own_dir
 from vlsae.plugins import registered
@@ -74,6 +74,7 @@ def check_composed(config: DictConfig) -> None:
     if missing:
         raise UserError(f"{missing[0]} is not set.", f"Add {missing[0]}=VALUE to the command.")
     refuse_environment(config)
+    figures_are_drawn()
     content = resolved(config)
     walk(content)
     settings.check(content)

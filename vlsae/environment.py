@@ -1,8 +1,9 @@
-"""The environment in configurations: read under few keys, stored unresolved, so that no secret is written."""
+"""What the environment says: in configurations under few keys and stored unresolved, and whether figures are drawn."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from vlsae.errors import UserError
 #: Top-level keys whose values may come from environment variables.
 ALLOWED = ("logger", "hardware", "runs_dir")
 _RESOLVER = "oc.env"
+
+#: The variable that leaves figures undrawn.
+FIGURES = "VLSAE_FIGURES"
 
 
 def refuse_environment(config: DictConfig) -> None:
@@ -91,3 +95,16 @@ def _interpolations(node: Any, path: str) -> Iterator[tuple[str, Container, Any]
             yield here, node, key
         elif OmegaConf.is_config(node[key]):
             yield from _interpolations(node[key], here)
+
+
+def figures_are_drawn() -> bool:
+    """Tell whether runs draw their figures: ``VLSAE_FIGURES=data`` leaves each figure's rows alone, as CSV.
+
+    Raises :class:`~vlsae.errors.UserError` for another value than ``drawn`` and ``data``.
+    """
+    found = os.environ.get(FIGURES) or "drawn"
+    if found not in ("drawn", "data"):
+        raise UserError(
+            f"{FIGURES} is {found!r}, expected drawn or data.", f"Set it to one of them, or unset {FIGURES}."
+        )
+    return found == "drawn"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlsae.environment import figures_are_drawn
 from vlsae.runs.files import write_atomic
 
 #: Colours that read on white and on black and are told apart by most colour-blind readers.
@@ -47,7 +48,10 @@ _SETTINGS: Any = {
 
 @dataclass
 class Drawing:
-    """What a canvas gives once its block has ended: ``svg`` for the page and ``png`` on white, for slides."""
+    """What a canvas gives once its block has ended: ``svg`` for the page and ``png`` on white, for slides.
+
+    Both are empty where figures are not drawn.
+    """
 
     svg: str = ""
     png: bytes = b""
@@ -74,10 +78,14 @@ class Figure:
         return self.drawing.svg
 
     def write(self, folder: Path) -> None:
-        """Write ``<name>.svg``, ``<name>.png`` and ``<name>.csv`` into a folder."""
+        """Write ``<name>.csv`` into a folder and, of a figure that is drawn, ``<name>.svg`` and ``<name>.png``."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{self.name}.svg", self.svg)
-        write_atomic(folder / f"{self.name}.png", self.drawing.png)
+        for ending, content in (("svg", self.svg), ("png", self.drawing.png)):
+            if content:
+                write_atomic(folder / f"{self.name}.{ending}", content)
+            else:
+                # A drawing of an earlier time would not show the rows that are written now.
+                (folder / f"{self.name}.{ending}").unlink(missing_ok=True)
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(self.columns)
@@ -99,6 +107,8 @@ def canvas(
         sheet = Sheet(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(sheet)
         yield sheet.subplots(*panels), drawn
+        if not figures_are_drawn():
+            return
         text, pixels = io.StringIO(), io.BytesIO()
         sheet.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         # The layout is found by then, which costs as much as the drawing.
