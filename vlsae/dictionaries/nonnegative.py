@@ -18,6 +18,9 @@ from vlsae.errors import UserError
 #: Steps of the accelerated descent at most, and the change beside the largest weight below which it ends.
 STEPS, TOLERANCE = 2000, 1e-6
 
+#: Every so many steps rows that stand still are looked for.
+LOOKED_AT = 10
+
 #: How near the number of active concepts must come to the one asked for, and halvings that look for it.
 NEAR, HALVINGS = 0.05, 24
 
@@ -96,35 +99,51 @@ class NonNegative(Dictionary):
         """
         z = torch.cat([self.lifted(x, stream) for stream, x in rows.items()])
         high = float((z @ self.atoms.T).amax().clamp(min=1e-12).log())
-        low, found = high - math.log(1e6), 0.0
+        low = high - math.log(1e6)
+        found = self._active_at(low, z)
+        if found <= self.k:
+            # Not even without a penalty do as many atoms fit.
+            return found
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            self.penalty.fill_(math.exp(middle))
-            found = (nonnegative_weights(z, self.atoms, self.penalty) > 0).sum(dim=1).double().mean().item()
+            found = self._active_at(middle, z)
             if abs(found / self.k - 1) <= NEAR:
                 break
             low, high = (middle, high) if found > self.k else (low, middle)
         return found
+
+    def _active_at(self, log_penalty: float, z: Tensor) -> float:
+        self.penalty.fill_(math.exp(log_penalty))
+        return (nonnegative_weights(z, self.atoms, self.penalty) > 0).sum(dim=1).double().mean().item()
 
 
 @torch.no_grad()
 def nonnegative_weights(z: Tensor, atoms: Tensor, penalty: Tensor | float) -> Tensor:
     """Return ``argmin_{w ≥ 0} ‖w A − z‖² + 2 λ Σ w`` of rows ``z (n, q)`` and ``atoms (h, q)``, ``(n, h)``.
 
-    Accelerated proximal gradient descent (Beck and Teboulle, 2009) with restarts where a step would go uphill
-    (O'Donoghue and Candès, 2015).
+    Accelerated proximal gradient descent (Beck and Teboulle, 2009), of all rows at once; each restarts by itself where
+    a step would go uphill (O'Donoghue and Candès, 2015) and is left alone once it stands still.
     """
-    gram_norm = torch.linalg.matrix_norm(atoms, ord=2).square().clamp(min=torch.finfo(atoms.dtype).tiny)
-    pull = z @ atoms.T - penalty
-    weights = torch.zeros_like(pull)
-    ahead, momentum = weights, 1.0
-    for _ in range(STEPS):
-        new = (ahead - ((ahead @ atoms) @ atoms.T - pull) / gram_norm).clamp(min=0)
+    size = torch.linalg.matrix_norm(atoms, ord=2).square().clamp(min=torch.finfo(atoms.dtype).tiny)
+    pull = (z @ atoms.T - penalty) / size
+    found = torch.zeros_like(pull)
+    moving = torch.arange(len(z), device=z.device)
+    weights, ahead, momentum = found, found, z.new_ones(len(z), 1)
+    for step in range(1, STEPS + 1):
+        new = (ahead - (ahead @ atoms) @ atoms.T / size + pull).clamp(min=0)
         change = new - weights
-        uphill = ((ahead - new) * change).sum() > 0
-        following = 1.0 if uphill else (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        ahead = new if uphill else new + (momentum - 1) / following * change
+        uphill = torch.linalg.vecdot(ahead - new, change)[:, None] > 0
+        following = torch.where(uphill, 1.0, (1 + (1 + 4 * momentum.square()).sqrt()) / 2)
+        ahead = new + change * torch.where(uphill, 0.0, (momentum - 1) / following)
         weights, momentum = new, following
-        if change.abs().amax() <= TOLERANCE * weights.amax().clamp(min=1e-12):
-            break
-    return weights
+        if step % LOOKED_AT == 0 or step == STEPS:
+            still = change.abs().amax(dim=1) <= TOLERANCE * new.amax(dim=1).clamp(min=1e-12)
+            if step == STEPS or still.all():
+                found[moving] = new
+                break
+            if 4 * int(still.sum()) > len(still):
+                found[moving[still]] = new[still]
+                moving, pull, weights, ahead, momentum = (
+                    one[~still] for one in (moving, pull, weights, ahead, momentum)
+                )
+    return found
