@@ -288,6 +288,8 @@ def test_names_and_attributes():
     assert numbered("red things", dictionary(), concepts) == 4
     assert numbered("7", dictionary(), concepts) == 7
     assert numbered("blue", dictionary(), concepts) is None
+    with pytest.raises(UserError, match="2 concepts are named 'red things': 4, 6"):
+        numbered("red things", dictionary(), [*concepts, {"id": 6, "name": "red things"}])
     data = Shapes(n=50)
     red = attribute(data, data.table, "color=red")
     assert red.tolist() == [any(one["color"] == "red" for one in row["objects"]) for row in data.table]

@@ -272,5 +272,6 @@ def _unreachable(name: str, reason: object) -> UserError:
     return UserError(
         f"The dataset {name} cannot be reached on the Hub: {lines[0] if lines else type(reason).__name__}",
         "Ways out: a filled Hugging Face cache (HF_HOME of a machine that loaded it, HF_DATASETS_OFFLINE=1), a "
-        "downloaded copy (dataset.path=FOLDER), or local files (dataset=image_folder, captions or text).",
+        "downloaded copy (dataset.path=FOLDER dataset.name=null; of a task's data task.data.path, task.data.name), or "
+        "local files (dataset=image_folder, captions or text).",
     )

@@ -67,7 +67,12 @@ def read_directions(references: Sequence[str], site: str, width: int) -> Directi
     return Directions(torch.stack([vector for vector, _, _ in found]), site, [factor for _, _, factor in found])
 
 
-def _read(reference: str, width: int) -> tuple[Tensor, str | None, str | None]:
+def check_direction(reference: str) -> None:
+    """Raise :class:`~vlsae.errors.UserError` for a direction that cannot be read, whatever its width."""
+    _read(reference, None)
+
+
+def _read(reference: str, width: int | None) -> tuple[Tensor, str | None, str | None]:
     """Return a direction, and where its file says so its site and its factor."""
     path, _, name = reference.partition(NAMED)
     file = Path(path).expanduser()
@@ -91,6 +96,7 @@ def _read(reference: str, width: int) -> tuple[Tensor, str | None, str | None]:
         # safetensors' own error derives from Exception alone.
         raise UserError(f"{path} holds no direction: {error}.") from error
     vector = np.asarray(values).reshape(-1)
+    width = len(vector) if width is None else width
     if vector.dtype.kind not in "fiu" or len(vector) != width or not np.isfinite(vector).all() or not vector.any():
         shape = np.asarray(values).shape
         raise UserError(
@@ -130,7 +136,7 @@ def _named_weights(tensors: Mapping[str, np.ndarray]) -> list[str]:
 def numbered(reference: int | str, dictionary: Dictionary, concepts: Sequence[Mapping[str, Any]]) -> int | None:
     """Return the number of a concept given by number or name; None where it is neither.
 
-    Raises :class:`~vlsae.errors.UserError` for a number that the dictionary has not got.
+    Raises :class:`~vlsae.errors.UserError` for a number that the dictionary has not got and a name of several.
     """
     text = str(reference).strip()
     if text.isdigit():
@@ -138,6 +144,10 @@ def numbered(reference: int | str, dictionary: Dictionary, concepts: Sequence[Ma
             raise UserError(f"There is no concept {text}.", f"The dictionary has 0…{dictionary.n_concepts - 1}.")
         return int(text)
     found = [concept["id"] for concept in concepts if (concept.get("name") or "").casefold() == text.casefold()]
+    if len(found) > 1:
+        raise UserError(
+            f"{len(found)} concepts are named {text!r}: {', '.join(map(str, found[:10]))}.", "Give the number of one."
+        )
     return found[0] if found else None
 
 
@@ -155,27 +165,36 @@ def factor_names(data: Any, samples: Any) -> list[str]:
     return [] if getattr(data, "factors", None) is None else list(data.factors(samples)[0])
 
 
+def check_attribute(data: Any, reference: str) -> None:
+    """Raise :class:`~vlsae.errors.UserError` for a factor or label field that a data set does not know."""
+    _known(data, data.table.select(range(min(1, len(data)))), reference)
+
+
 def attribute(data: Any, samples: Any, reference: str) -> np.ndarray:
     """Return which samples have a factor ``name=value`` of the data, or a label field ``name`` of that value, ``(n,)``.
 
     Raises :class:`~vlsae.errors.UserError` for one that the data does not know, and for one that all or none have.
     """
-    known: dict[str, np.ndarray] = {}
-    if getattr(data, "factors", None) is not None:
-        names, _, matrix = data.factors(samples)
-        known = dict(zip(names, matrix.T))
-    name, _, value = reference.partition("=")
-    if reference in known:
-        present = known[reference]
-    else:
-        labels = samples.column("labels").to_pylist() if "labels" in samples.column_names else []
-        own = any(one.startswith(f"{name}=") for one in known)
-        if own or not labels or name not in labels[0] or not value:
-            raise no_such(reference, (), list(known))
-        present = np.array([str(label[name]) == value for label in labels])
+    present = _known(data, samples, reference)
     if present.all() or not present.any():
         raise UserError(
             f"{'Every' if present.all() else 'No'} sample of the task's data has {reference}.",
             "Take one that some have and others have not.",
         )
     return present
+
+
+def _known(data: Any, samples: Any, reference: str) -> np.ndarray:
+    """Return which samples have a factor or a label field of a value."""
+    known: dict[str, np.ndarray] = {}
+    if getattr(data, "factors", None) is not None:
+        names, _, matrix = data.factors(samples)
+        known = dict(zip(names, matrix.T))
+    if reference in known:
+        return known[reference]
+    name, _, value = reference.partition("=")
+    labels = samples["labels"] if not hasattr(samples, "schema") else samples.column("labels").to_pylist()
+    own = any(one.startswith(f"{name}=") for one in known)
+    if own or not labels or not labels[0] or name not in labels[0] or not value:
+        raise no_such(reference, (), list(known))
+    return np.array([str(label[name]) == value for label in labels])

@@ -112,15 +112,20 @@ def class_texts(
     return texts
 
 
-def check_classes(classes: Mapping[str, str], found: Sequence[str]) -> None:
-    """Raise :class:`~vlsae.errors.UserError` unless the classes and the labels ``found`` in the data are the same."""
+def check_known(classes: Mapping[str, str], found: Sequence[str]) -> None:
+    """Raise :class:`~vlsae.errors.UserError` unless all classes are among the labels ``found`` in the data."""
     known = sorted(set(found))
     strange = [label for label in classes if label not in known]
     if strange:
         close = nearest(strange[0], known)
         mend = f"Did you mean {' or '.join(close)}?" if close else f"The data has: {', '.join(known[:20])}."
         raise UserError(f"{len(strange)} of the classes are not in the data, the first {strange[0]!r}.", mend)
-    unnamed = [label for label in known if label not in classes]
+
+
+def check_classes(classes: Mapping[str, str], found: Sequence[str]) -> None:
+    """Raise :class:`~vlsae.errors.UserError` unless the classes and the labels ``found`` in the data are the same."""
+    check_known(classes, found)
+    unnamed = [label for label in sorted(set(found)) if label not in classes]
     if unnamed:
         raise UserError(
             f"{len(unnamed)} labels of the data are no class, the first {unnamed[0]!r}.",

@@ -6,7 +6,7 @@ n samples, d width.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,11 +104,13 @@ def rows_in(store: Store, sites: Sequence[str]) -> TaskRows:
     return TaskRows(values, samples, np.asarray(samples.column("split").to_pylist()))
 
 
-def check_sites(work: Work, needed: Sequence[str]) -> None:
-    """Raise :class:`~vlsae.errors.UserError` where the dictionary was trained on other sites than a task works on."""
-    sites = dict(work.sites)
+def check_sites(sites: Mapping[str, str], needed: Sequence[str], auxiliary: Any = None) -> None:
+    """Raise :class:`~vlsae.errors.UserError` where a dictionary of ``sites`` by stream cannot serve those needed.
+
+    Nothing is known of a dictionary without sites, which is taken; one that reads through an autoencoder is not.
+    """
     wrong = [site for site in needed if sites and sites.get(site.split(".")[0]) != site]
-    if wrong or (sites and work.auxiliary is not None):
+    if wrong or (sites and auxiliary is not None):
         raise UserError(
             f"The dictionary was trained on {' and '.join(sites.values())}; this task works on {' and '.join(needed)}.",
             "Use a dictionary of those sites: train.sites=embedding",

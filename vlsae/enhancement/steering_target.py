@@ -78,7 +78,7 @@ def caption_target(task: Steering, model: Model, dictionary: Dictionary) -> Targ
     """
     site = dict(task.work.sites).get("vision", EMBEDDINGS[0])
     if site == EMBEDDINGS[0]:
-        check_sites(task.work, EMBEDDINGS)
+        check_sites(task.work.sites, EMBEDDINGS, task.work.auxiliary)
     rows = rows_of(task.work, model, task.data, EMBEDDINGS)
     choosing, scored = halves(rows)
     places = None

@@ -64,6 +64,8 @@ class Task(ABC):
 
     #: Sites of the model whose rows of the task's data the stage extracts beforehand.
     sites: ClassVar[tuple[str, ...]] = ()
+    #: Sites that its dictionary has to read; none where any will do.
+    reads: ClassVar[tuple[str, ...]] = ()
     #: Whether evaluating without a dictionary says something to compare with.
     compares: ClassVar[bool] = True
 

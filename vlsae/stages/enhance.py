@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 
+STREAMS = ("vision", "language")
+
 #: Nodes of this stage that no stage before it knows.
 OWN = ("enhance", "task", "rivals", "image", "text", "answers")
 
@@ -33,11 +35,11 @@ def parents(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     node, task = config["task"], task_class(config)
     task.check(node)
     task.check_model(node, target_class(config["model"]))
+    _check_model(config, task)
     needed: list[tuple[str, Mapping[str, Any]]] = []
     if task.wants_dictionary(node):
-        if config.get("run"):
-            _check_named(config)
-        else:
+        _check_sites(task, _check_named(config) if config.get("run") else _sites_named(config, task))
+        if not config.get("run"):
             needed.append(("train", training(config)))
     needed += [("train", rival(config, name)) for name in task.wants_rivals(node) if name in config["rivals"]]
     if _sites(config):
@@ -224,14 +226,52 @@ def _without_own(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in OWN}
 
 
-def _check_named(config: Mapping[str, Any]) -> None:
-    """Refuse a named run whose dictionary belongs to another model, before anything is made."""
+def _check_model(config: Mapping[str, Any], task: type[Task]) -> None:
+    """Refuse a model that has not got the sites at which the task reads, before anything is made."""
+    from vlsae.config import build, part_name
+
+    needed = dict.fromkeys((*_sites(config), *task.reads))
+    there = build(config["model"]).sites() if needed else {}
+    missing = [site for site in needed if site not in there]
+    if missing:
+        name = part_name(config["task"])
+        raise UserError(
+            f"task={name} works on {' and '.join(needed)}, and model={part_name(config['model'])} has no {missing[0]}.",
+            "Use a model of images and texts in one space: model=clip",
+        )
+
+
+def _check_named(config: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the sites of a named run's dictionary; one of another model is refused, before anything is made."""
     from vlsae.config import build
     from vlsae.runs import input_run, runs_root
     from vlsae.stages.dictionary_run import check_model
 
     root = runs_root(config["runs_dir"])
-    check_model(input_run(config["run"], root, "train"), build(config["model"]), root)
+    facts = check_model(input_run(config["run"], root, "train"), build(config["model"]), root)
+    sites: Mapping[str, str] = facts["sites"]
+    return sites
+
+
+def _sites_named(config: Mapping[str, Any], task: type[Task]) -> dict[str, str]:
+    """Return the sites by stream that the configuration names; one without its stream stands for the task's."""
+    named = config["train"]["sites"]
+    names = [str(one) for one in (named if isinstance(named, list) else [named])]
+    found: dict[str, str] = {}
+    for name in names:
+        whole = name.split(".")[0] in STREAMS
+        found |= (
+            {name.split(".")[0]: name}
+            if whole
+            else {site.split(".")[0]: f"{site.split('.')[0]}.{name}" for site in task.reads}
+        )
+    return found
+
+
+def _check_sites(task: type[Task], sites: Mapping[str, str]) -> None:
+    from vlsae.enhancement.rows import check_sites
+
+    check_sites(sites, task.reads)
 
 
 def _trained_by(config: Mapping[str, Any]) -> dict[str, Any]:

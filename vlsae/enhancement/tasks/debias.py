@@ -5,7 +5,7 @@ n rows, d width, h concepts. Groups are the four combinations of target and spur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -59,6 +59,7 @@ class Debias(Task):
     """
 
     sites: ClassVar[tuple[str, ...]] = ("vision.embedding",)
+    reads: ClassVar[tuple[str, ...]] = ("vision.embedding",)
 
     def __init__(
         self,
@@ -74,6 +75,17 @@ class Debias(Task):
         self.counts, self.randoms = sorted(set(counts)), randoms
         self._held: _Data | None = None
 
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Raise :class:`~vlsae.errors.UserError` for attributes that the data do not know, before anything is made."""
+        if isinstance(settings.get("data"), Mapping):
+            from vlsae.config import build
+            from vlsae.enhancement.concept_reference import check_attribute
+
+            data = build(settings["data"])
+            for name in ("target", "spurious"):
+                check_attribute(data, settings[name])
+
     def evaluate(self, model: Model, dictionary: Dictionary | None) -> Evaluation:
         """Return accuracy, overall and of the worst group; with a dictionary after removal, and by the controls."""
         from vlsae.enhancement.rows import check_sites
@@ -83,7 +95,7 @@ class Debias(Task):
         if dictionary is None:
             self._log("clip", data, plain[data.scored])
             return self._evaluation(data, plain)
-        check_sites(self.work, self.sites)
+        check_sites(self.work.sites, self.sites, self.work.auxiliary)
         order = self._concepts(data, dictionary)
         counts = [count for count in self.counts if count <= len(order)]
         tried = {count: self._right(data, _without(dictionary, order[:count])) for count in counts}

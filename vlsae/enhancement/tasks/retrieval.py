@@ -55,6 +55,7 @@ class Retrieval(Task):
     """
 
     sites: ClassVar[tuple[str, ...]] = EMBEDDINGS
+    reads: ClassVar[tuple[str, ...]] = EMBEDDINGS
 
     def __init__(
         self,
@@ -77,6 +78,12 @@ class Retrieval(Task):
         """Return the controls that are dictionaries trained alike."""
         return [name for name in settings.get("controls", CONTROLS) if name in RIVALS]
 
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Raise :class:`~vlsae.errors.UserError` for a query that cannot be read, before anything is made."""
+        for query in settings.get("queries") or ():
+            read_query(query)
+
     def evaluate(self, model: Model, dictionary: Dictionary | None) -> Evaluation:
         """Return R@1, 5 and 10 both ways; with a dictionary also by codes alone, by controls, and the searches."""
         rows, choosing, tuning, scored = self._pools(model)
@@ -89,7 +96,7 @@ class Retrieval(Task):
         from vlsae.enhancement.coders import coder_of, sparse_codes
         from vlsae.enhancement.rows import check_sites
 
-        check_sites(self.work, self.sites)
+        check_sites(self.work.sites, self.sites, self.work.auxiliary)
         own = sparse_codes(dictionary)
         alpha, codes = self._chosen(own, tuning), _codes(own, scored)
         ranks = _ranks(features + alpha * codes, scored.correct)

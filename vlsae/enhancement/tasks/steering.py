@@ -52,12 +52,21 @@ class Steering(Task):
         texts: Annotated[int, Range(4, None)] = 500,
         scale: Annotated[float, Range(1e-6, None)] | None = None,
     ) -> None:
-        if action == "swap" and other is None:
-            raise UserError("task.action=swap needs a second concept.", "Name it: task.other=CONCEPT")
+        _check_second(action, other)
         self.data, self.concept, self.action, self.other = data, concept, action, other
         self.strengths = sorted({0.0, strength, *strengths})
         self.strength, self.randoms, self.budget = strength, randoms, budget
         self.texts, self.scale = texts, scale
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Raise :class:`~vlsae.errors.UserError` for what cannot be steered, before anything is made."""
+        from vlsae.enhancement.concept_reference import check_direction, is_direction
+
+        _check_second(settings.get("action", "raise"), settings.get("other"))
+        for name in ("concept", "other"):
+            if is_direction(settings.get(name)):  # type: ignore[arg-type]
+                check_direction(settings[name])
 
     @classmethod
     def wants_sites(cls, settings: Mapping[str, Any], model: type) -> tuple[str, ...]:
@@ -130,6 +139,11 @@ class Steering(Task):
                     }
                     for name, effect in zip(target.ids, dose.response.wanted)
                 )
+
+
+def _check_second(action: str, other: int | str | None) -> None:
+    if action == "swap" and other is None:
+        raise UserError("task.action=swap needs a second concept.", "Name it: task.other=CONCEPT")
 
 
 def _verdict(found: list[Dose], budget: float) -> list[str]:

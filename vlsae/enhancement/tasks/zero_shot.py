@@ -70,6 +70,7 @@ class ZeroShot(Task):
     """
 
     sites: ClassVar[tuple[str, ...]] = ("vision.embedding",)
+    reads: ClassVar[tuple[str, ...]] = EMBEDDINGS
 
     def __init__(
         self,
@@ -92,6 +93,22 @@ class ZeroShot(Task):
         self.alphas = sorted({0.0, *alphas}) if alpha is None else [0.0, alpha]
         self.controls = list(controls)
         self._held: _Setup | None = None
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Raise :class:`~vlsae.errors.UserError` for classes and texts that cannot be used, before anything is made."""
+        from vlsae.enhancement import prompts
+
+        task = cls(**{name: value for name, value in settings.items() if name not in ("_target_", "data")})
+        classes = task._given_classes()
+        if isinstance(settings.get("data"), Mapping):
+            from vlsae.config import build
+
+            table = build(settings["data"]).table.select_columns(["labels"])
+            found = task._labels(table.with_format("arrow")[:])
+            prompts.check_known(classes or {}, found)
+            classes = classes or prompts.classes_in(found, task._file.names)
+        task._class_texts(classes or {})
 
     @classmethod
     def wants_rivals(cls, settings: Mapping[str, Any]) -> list[str]:
@@ -120,7 +137,7 @@ class ZeroShot(Task):
         from vlsae.enhancement.rows import check_sites
         from vlsae.enhancement.zero_shot import code_cosines
 
-        check_sites(self.work, EMBEDDINGS)
+        check_sites(self.work.sites, EMBEDDINGS, self.work.auxiliary)
         features = self._features(setup)
         plain = features.argmax(1).numpy()[setup.scored]
         start = time.perf_counter()
@@ -164,7 +181,7 @@ class ZeroShot(Task):
 
             rows = rows_of(self.work, model, self.data, self.sites)
             choosing, scored = halves(rows)
-            found = self._labels(rows)
+            found = self._labels(rows.samples)
             classes, texts = self._texts(found)
             labels = list(classes)
             truth = np.array([labels.index(one) for one in found])
@@ -177,9 +194,9 @@ class ZeroShot(Task):
 
         return read_prompts(self.prompts)
 
-    def _labels(self, rows: TaskRows) -> list[str]:
-        """Return each row's label as text."""
-        column = rows.samples.column("labels").combine_chunks()
+    def _labels(self, samples: Any) -> list[str]:
+        """Return each label of an Arrow table of samples as text."""
+        column = samples.column("labels").combine_chunks()
         fields = [column.type.field(number).name for number in range(column.type.num_fields)]
         name = self.label or self._file.label or (fields[0] if len(fields) == 1 else "label")
         if name not in fields:
@@ -191,19 +208,29 @@ class ZeroShot(Task):
             raise UserError(f"{missing} of {len(values)} rows have no {name!r}.", "Name a label that every row has.")
         return [str(value) for value in values]
 
-    def _texts(self, found: Sequence[str]) -> tuple[dict[str, str], list[list[str]]]:
-        """Return the classes by label and the texts of each."""
+    def _given_classes(self) -> Mapping[str, str] | None:
+        """Return the classes by label that the settings name; None where they are those in the data."""
+        from vlsae.enhancement.prompts import read_classes
+
+        return read_classes(self.classes) or self._file.classes
+
+    def _class_texts(self, classes: Mapping[str, str]) -> list[list[str]]:
         from vlsae.enhancement import prompts
 
-        classes = prompts.read_classes(self.classes) or self._file.classes
-        classes = classes or prompts.classes_in(found, self._file.names)
-        prompts.check_classes(classes, found)
         templates = prompts.read_templates(self.templates)
         templates = self._file.templates if templates is None else templates
         descriptions = prompts.read_descriptions(self.descriptions) or (
             {} if self.templates else self._file.descriptions
         )
-        return dict(classes), prompts.class_texts(classes, templates, descriptions)
+        return prompts.class_texts(classes, templates, descriptions)
+
+    def _texts(self, found: Sequence[str]) -> tuple[dict[str, str], list[list[str]]]:
+        """Return the classes by label and the texts of each."""
+        from vlsae.enhancement import prompts
+
+        classes = self._given_classes() or prompts.classes_in(found, self._file.names)
+        prompts.check_classes(classes, found)
+        return dict(classes), self._class_texts(classes)
 
     def _encoded(self, model: Model, texts: Sequence[Sequence[str]]) -> Prompts:
         import torch
