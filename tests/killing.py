@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -53,6 +54,9 @@ OF_THE_MOMENT = {"manifest.json", "log.txt", "run.lock"}
 TIME = re.compile(r"(^|_)time$")
 OF_THE_PAGE = re.compile(rb"<dt>(Started</dt><dd|Git commit</dt><dd class=\"code\")>[^<]*</dd>|Written by vlsae [^<]*<")
 TIME_ROW = re.compile(rb"<tr>(?:(?!</tr>).)*_time(?:(?!</tr>).)*</tr>", re.DOTALL)
+
+#: Artefacts that hold the run's own name.
+NAMED = re.compile(r"report\.html|summary\.json|figures/lineage\.")
 
 
 def content(run: Path) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def run_of(runs: Path, stage: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Killed:
-    """What came of one kill: when it fell, how the run stood, and the artefacts that are not as they should be."""
+    """What came of one kill: when it fell (seconds, or files written), how the run stood, and artefacts that differ."""
 
     moment: float
     status: str
@@ -152,13 +156,44 @@ def whole_run(stage: str, runs: Path) -> tuple[float, dict[str, Any]]:
 
 def kill_and_resume(stage: str, seed: int, seconds: float, whole: dict[str, Any], folder: Path) -> Killed:
     """Kill a stage at a seeded moment of its ``seconds``, go on with it, and compare with a run that was not killed."""
-    runs, log = folder / "runs", folder / "output.txt"
     folder.mkdir(parents=True)
     moment = random.Random(f"{stage} {seed}").uniform(0, seconds)
-    pid = in_child(COMMANDS[stage], runs, log)
+    pid = in_child(COMMANDS[stage], folder / "runs", folder / "output.txt")
     time.sleep(moment)
     os.kill(pid, signal.SIGKILL)
     end(pid)
+    return _gone_on_with(stage, moment, whole, folder)
+
+
+def kill_at_rename_and_resume(
+    stage: str, number: int, whole: dict[str, Any], folder: Path, name: str = ""
+) -> Killed | None:
+    """Kill a stage when its n-th file is written and has not got its name yet; None where fewer files are written.
+
+    ``name`` is how the names of the files that count begin.
+    """
+    folder.mkdir(parents=True)
+
+    def arrange() -> None:
+        seen, rename = itertools.count(1), os.replace
+
+        def replace(written: Any, place: Any) -> None:
+            if Path(place).name.startswith(name) and next(seen) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(written, place)
+
+        os.replace = replace  # type: ignore[assignment]
+
+    code = end(in_child(COMMANDS[stage], folder / "runs", folder / "output.txt", arrange))
+    if code == 0:
+        return None
+    assert code == -signal.SIGKILL, (folder / "output.txt").read_text()
+    return _gone_on_with(stage, float(number), whole, folder)
+
+
+def _gone_on_with(stage: str, moment: float, whole: dict[str, Any], folder: Path) -> Killed:
+    """Go on with what is left of a killed stage, or begin anew, and compare with a run that was not killed."""
+    runs, log = folder / "runs", folder / "output.txt"
     path = run_of(runs, stage)
     status = "none" if path is None else json.loads((path / "manifest.json").read_text())["status"]
     if status != "done":
@@ -170,4 +205,7 @@ def kill_and_resume(stage: str, seed: int, seconds: float, whole: dict[str, Any]
     assert path is not None
     manifest = json.loads((path / "manifest.json").read_text())
     wrong = differing(content(path), whole)
+    if status == "none":
+        # A run that was killed before it had a manifest keeps its version: the next one has another name.
+        wrong = [name for name in wrong if not NAMED.match(name)]
     return Killed(moment, status, wrong if manifest["status"] == "done" else [manifest["status"], *wrong])

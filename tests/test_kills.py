@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from killing import COMMANDS, PARTS, content, differing, kill_and_resume, parts_at_hand, run_of, whole_run
+from killing import (
+    COMMANDS,
+    PARTS,
+    content,
+    differing,
+    kill_and_resume,
+    kill_at_rename_and_resume,
+    parts_at_hand,
+    run_of,
+    whole_run,
+)
 from PIL import Image
 
 from vlsae.cli import main
@@ -48,6 +59,24 @@ def test_two_runs_of_one_seed_are_equal_to_the_byte(stage, whole, place):
 def test_a_killed_stage_goes_on_to_the_same_bytes(stage, seed, whole, tmp_path):
     killed = kill_and_resume(stage, seed, *whole[stage], tmp_path / "killed")
     assert killed.wrong == [], killed
+
+
+def test_a_training_killed_while_a_checkpoint_has_no_name_goes_on_to_the_same_bytes(whole, tmp_path):
+    """What the killed process had written under another name is no artefact of the run."""
+    killed = kill_at_rename_and_resume("train", 2, whole["train"][1], tmp_path / "killed", "step-")
+    assert killed is not None
+    assert killed.wrong == [], killed
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("stage", list(COMMANDS))
+def test_a_stage_killed_before_any_of_its_renames_goes_on_to_the_same_bytes(stage, whole, tmp_path):
+    for number in itertools.count(1):
+        killed = kill_at_rename_and_resume(stage, number, whole[stage][1], tmp_path / str(number))
+        if killed is None:
+            break
+        assert killed.wrong == [], (number, killed)
+    assert number > 8
 
 
 def test_one_and_two_data_workers_make_the_same_bytes(place, tmp_path):

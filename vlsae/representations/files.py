@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlsae.errors import UserError
-from vlsae.runs.files import sha256, sync_folder, system_errors
+from vlsae.runs.files import TEMPORARY, sha256, sync_folder, system_errors
 
 _SAFETENSORS = {
     "BF16": torch.bfloat16,
@@ -39,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     The temporary name is fixed: a second attempt after a kill overwrites what the first one left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.tmp"
+    temporary = path.parent / f".{path.name}{TEMPORARY}"
     yield temporary
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())

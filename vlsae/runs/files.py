@@ -16,10 +16,13 @@ from typing import Any
 
 BLOCK = 1 << 20
 
+#: How the names end of files that are not whole yet; they begin with a dot.
+TEMPORARY = ".tmp"
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, and a machine that lost power, sees the old or the new one whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = temporary_beside(path)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content.encode("utf-8") if isinstance(content, str) else content)
@@ -32,6 +35,18 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def temporary_beside(path: Path) -> tuple[int, str]:
+    """Open a new file beside another, which will take its name once it is whole; return its handle and path."""
+    return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what a process that was killed left half-written in a folder that nobody else writes to."""
+    for file in sorted(folder.rglob(f".*{TEMPORARY}")):
+        if file.is_file() and not file.is_symlink():
+            file.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from filelock import Timeout
 
 from vlsae.errors import UserError
 from vlsae.runs.environment import mask_values, now, package_versions
+from vlsae.runs.files import remove_temporary
 from vlsae.runs.inventory import KnownDigest, inventory, know
 from vlsae.runs.latest import move_latest
 from vlsae.runs.locks import PATIENCE_SECONDS, RUN_LOCK, is_held, lock_file, require_locks
@@ -51,6 +52,7 @@ class Run:
             if run.manifest["status"] == DONE:
                 raise UserError(f"{run.id} is done; nothing is left to resume.", "Start a new run for a new result.")
             run._warn_of_changed_packages()
+            remove_temporary(run.path)
             run._update(status=RUNNING, end=None, error=None, files=[])
         except BaseException:
             run.release()

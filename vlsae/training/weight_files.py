@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlsae.runs.files import sync_folder, system_errors
+from vlsae.runs.files import sync_folder, system_errors, temporary_beside
 
 
 class DamagedFile(ValueError):
@@ -28,7 +27,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) 
     whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     own = digest(whole, header)
     text = json.dumps({**header, "digest": own}, sort_keys=True, allow_nan=False)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = temporary_beside(path)
     os.close(handle)
     temporary = Path(name)
     try:
