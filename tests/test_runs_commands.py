@@ -274,6 +274,31 @@ class TestResume:
         assert str(run.path) in out.replace("\n", "")
         assert read_manifest(run.path)["status"] == "done"
 
+    @pytest.mark.parametrize(
+        "reference", ["tiny/one/latest", "tiny/one", "one", "{runs}/tiny/one/latest", "{runs}/tiny/one"]
+    )
+    def test_a_name_means_its_only_unfinished_version(self, call, runs_dir, stage, reference):
+        done_run(runs_dir)
+        cut = new_run(runs_dir)
+        cut.interrupt()
+        done_run(runs_dir)
+        code, out, _ = call("resume", reference.format(runs=runs_dir))
+        assert code == 0, out
+        assert read_manifest(cut.path)["status"] == "done"
+        code, _, err = call("resume", reference.format(runs=runs_dir))
+        assert code == 2
+        assert "No version of tiny/one is interrupted or failed: v0001 (done), v0002 (done), v0003 (done)" in err
+
+    def test_several_unfinished_versions_are_asked_about(self, call, runs_dir, stage):
+        new_run(runs_dir).interrupt()
+        new_run(runs_dir).fail("no")
+        at_work = new_run(runs_dir)
+        code, _, err = call("resume", "tiny/one/latest")
+        assert code == 2
+        assert "Several versions of tiny/one are unfinished: v0001 (interrupted), v0002 (failed)." in err
+        assert "Name one of them." in err
+        at_work.release()
+
     def test_refusals(self, call, runs_dir, stage):
         done, running = done_run(runs_dir, "a"), new_run(runs_dir, "b")
         assert call("resume", done.id)[0] == 2

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vlsae.errors import MissingFile, UserError, unknown
-from vlsae.runs import effective_status, entries_of, read_manifest, resolve, runs_root
+from vlsae.runs import effective_status, entries_of, read_manifest, resolve, runs_root, unfinished_run
 from vlsae.runs.difference import differences, read_config
 from vlsae.runs.files import dump_json
 from vlsae.runs.manifest import DAMAGED, RUNNING, STATUSES
@@ -163,14 +163,17 @@ def resume(
     runs_dir: RunsDir = None,
     debug: Debug = False,
 ) -> int:
-    """Continue a run in its own directory, or the unfinished runs of a sweep."""
+    """Continue a run in its own directory, or the unfinished runs of a sweep.
+
+    A name without a version, and …/latest, mean its only unfinished version.
+    """
     from vlsae import plugins
     from vlsae.commands.resume import find_sweep, resume_run, resume_sweep
     from vlsae.commands.stage import set_up_logging
 
     root = runs_root(runs_dir)
     sweep = find_sweep(run, root)
-    place = resolve(run, root) if sweep is None else sweep
+    place = unfinished_run(run, root) if sweep is None else sweep
     set_up_logging(debug)
     plugins.load_installed()
     plugins.load(plugin or [])

@@ -10,7 +10,7 @@ from vlsae.runs.manifest import DamagedRun, effective_status, read_manifest
 from vlsae.runs.metrics import Measure
 from vlsae.runs.names import check_name, runs_root
 from vlsae.runs.opened import OpenedRun, open_run
-from vlsae.runs.reference import input_run, resolve
+from vlsae.runs.reference import input_run, resolve, unfinished_run
 from vlsae.runs.run import Run
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "read_manifest",
     "resolve",
     "runs_root",
+    "unfinished_run",
 ]
