@@ -6,6 +6,7 @@ so that a busy machine slows all of them alike; the figure is CPU time at one th
 
     python benchmarks/dictionary_step.py --peers FOLDER     # installs the peers there, without their dependencies
     python benchmarks/dictionary_step.py --dead 0.05        # a share of concepts dead: the auxiliary loss has work
+    python benchmarks/dictionary_step.py --auxiliary        # also what that adds to the step without, in turns with it
     python benchmarks/dictionary_step.py --paths            # where dense products overtake sparse ones
 """
 
@@ -288,6 +289,26 @@ def compare(options: argparse.Namespace, console: Console) -> None:
         console.print(table)
 
 
+def auxiliary(options: argparse.Namespace, console: Console) -> None:
+    """Print what dead concepts, 5 % unless ``--dead`` says another share, add to a step of ours and of a peer's."""
+    makers = {"vlsae top_k": own_top_k, **({"sparsify": sparsify} if options.peers else {})}
+    dead = options.dead or 0.05
+    table = Table(title=f"What {dead:.0%} dead concepts add to a step, CPU ms", title_justify="left")
+    for heading in ("d, h, k, batch", "step", "none dead", "with dead", "added"):
+        table.add_column(heading, justify="right")
+    for shape in SHAPES[: options.shapes]:
+        steps = {}
+        for name, make in makers.items():
+            for share in (0.0, dead):
+                torch.manual_seed(0)
+                steps[f"{name} {share}"] = make(*shape, share)
+        times = measure(steps, rows_of(shape[0], shape[3]), options.rounds)
+        for name in makers:
+            none, some = (statistics.median(times[f"{name} {share}"][0]) for share in (0.0, dead))
+            table.add_row(", ".join(map(str, shape)), name, f"{none:.1f}", f"{some:.1f}", f"{some / none - 1:.1%}")
+    console.print(table)
+
+
 def paths(options: argparse.Namespace, console: Console) -> None:
     """Print how much faster sparse products are than dense ones, by the share of active concepts."""
     table = Table(title="Time of a dense step over that of a sparse one (TopK, d=512, h=4096, batch 512)")
@@ -320,13 +341,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dead", type=float, default=0.0, help="share of dead concepts")
     parser.add_argument("--shapes", type=int, default=len(SHAPES), help="only the first shapes")
+    parser.add_argument("--auxiliary", action="store_true", help="also what dead concepts add")
     parser.add_argument("--paths", action="store_true")
     options = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", SPARSIFY_DISABLE_TRITON="1")
     torch.set_num_threads(options.threads)
     if options.peers:
         install(options.peers)
-    (paths if options.paths else compare)(options, Console())
+    if options.paths:
+        paths(options, Console())
+        return
+    compare(options, Console())
+    if options.auxiliary:
+        auxiliary(options, Console())
 
 
 if __name__ == "__main__":
