@@ -17,6 +17,7 @@ import pytest
 import torch
 from tiny_lm import write_lm
 
+from vlsae.cli import main
 from vlsae.datasets import Text
 from vlsae.datasets.chosen import Chosen
 from vlsae.dictionaries.loss_recovered import token_recovery
@@ -265,13 +266,14 @@ def settings(folder: Path, texts: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def first(folder, texts, tmp_path_factory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    done = command(runs, *settings(folder, texts, "--name", "first"))
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLSAE_RUNS", str(runs))
+        assert main(settings(folder, texts, "--name", "first")) == 0
     return runs / "train/first/v0001"
 
 
 @pytest.mark.slow
-def test_a_live_training_is_evaluated_as_one_on_a_store_and_probed(first):
+def test_a_live_training_is_evaluated_as_one_on_a_store_and_probed(first, monkeypatch):
     summary = json.loads((first / "summary.json").read_text())["metrics"]
     wanted = ("explained_variance/language", "l0/language", "loss_recovered/mean", "rows_seen", "dead/language")
     assert all(summary[name]["value"] is not None for name in wanted)
@@ -279,8 +281,8 @@ def test_a_live_training_is_evaluated_as_one_on_a_store_and_probed(first):
     assert Store.open(first / "representations").n_samples < 120
     concepts = [json.loads(line) for line in (first / "concepts.jsonl").read_text().splitlines()]
     assert any(concept["texts"] for concept in concepts)
-    done = command(first.parents[2], "probe", "probe=dictionary", "--run", "train/first/v0001")
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("VLSAE_RUNS", str(first.parents[2]))
+    assert main(["probe", "probe=dictionary", "--run", "train/first/v0001"]) == 0
     (probed,) = (first.parents[2] / "probe").glob("*/v0001/summary.json")
     again = json.loads(probed.read_text())["metrics"]
     for name in ("clean", "reconstructed"):
@@ -309,11 +311,10 @@ def test_a_killed_live_training_goes_on_to_the_same_numbers(first, folder, texts
 
 
 def test_what_cannot_be_live_is_refused_before_a_run_is_claimed(folder, texts, runs_dir, capsys):
-    from vlsae.cli import main
-
     live, shapes = ["train", "train.source=live"], ["dataset=shapes", "dataset.n=20"]
     for words, expected in (
         ([*settings(folder, texts), "--run", "extract/a/v0001"], "reads no run"),
+        ([*settings(folder, texts), "hardware=multi_cpu"], "train.source=live reads a model's rows in one process"),
         ([*live, *shapes, "train.sites=3"], "reads one site"),
         ([*live, *shapes, "train.sites=vision.embedding"], "one row a sample"),
         ([*live, *shapes, "objective=align"], "learns from samples"),
@@ -325,8 +326,6 @@ def test_what_cannot_be_live_is_refused_before_a_run_is_claimed(folder, texts, r
 
 
 def test_a_plan_says_what_live_rows_cost(folder, texts, runs_dir, capsys):
-    from vlsae.cli import main
-
     assert main([*settings(folder, texts), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "extract/" not in out
