@@ -37,9 +37,10 @@ SETTINGS: dict[str, Any] = {
     "hardware.device": Annotated[str, Matches(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto | cpu | mps | cuda | cuda:N")],
     "hardware.dtype": Annotated[str, OneOf("float32", "bfloat16", "float16")],
     "hardware.quantisation": Annotated[str, OneOf("none", "8bit", "4bit")],
-    "hardware.workers": Whole,
-    "hardware.threads": Count | None,
-    "hardware.ranks": Count | None,
+    # More than any machine has cores: what is meant for another setting would end the machine.
+    "hardware.workers": Annotated[int, Range(0, 1024)],
+    "hardware.threads": Annotated[int, Range(1, 1024)] | None,
+    "hardware.ranks": Annotated[int, Range(1, 1024)] | None,
     "launcher.jobs": Annotated[int, OneOf(-1)] | Count,
     "launcher.cluster": Annotated[str, OneOf("slurm", "local")],
     "launcher.partition": Word | None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OWN_WORDS = ("image", "text", "answers")
 
 # What Hydra's grammar reads as one plain value, list or sweep; anything else is quoted.
-_PLAIN = re.compile(r"[\w./\-+@%:,\[\]*${}]*")
+_PLAIN = re.compile(r"[\w./\-+@%:,\[\]*${}]*", re.ASCII)
 
 
 @dataclass(frozen=True)

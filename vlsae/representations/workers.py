@@ -28,6 +28,7 @@ def in_threads(
 
     Raises ``UserError`` for one that takes more than ``timeout`` seconds.
     """
+    workers = min(workers, max(1, len(items)))
     with closing(ReadingThreads(workers, "reader")) as threads:
         waiting: deque[Future[Value]] = deque()
         for ahead in range(len(items) + workers):
@@ -51,7 +52,7 @@ def in_processes(
     loader: DataLoader[bytes] = DataLoader(
         _Work(function, items),  # type: ignore[arg-type]  # whatever has a length and items will do
         batch_size=None,
-        num_workers=workers,
+        num_workers=min(workers, max(1, len(items))),
         collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it gets an item
         worker_init_fn=_begin,
         prefetch_factor=1,
