@@ -88,14 +88,16 @@ TRIALS: dict[str, tuple[list[str], list[list[str]]]] = {
     "canonical": ([], [["objective.agreement=1"], ["objective.agreement=4"]]),
 }
 
-#: Fits learn without a rate; components are at most as many as the width.
+#: Fits learn without a rate.
 FITS: dict[str, list[list[str]]] = {
     "pca": [[]],
     "ica": [[]],
     "kmeans": [["objective.epochs=5"], ["objective.epochs=20"]],
     "nmf": [["objective.alpha=0.001"], ["objective.alpha=0.01"]],
+    "splice": [[]],
 }
-NARROW = ("pca", "ica")
+#: Components are as many as the width, words as many as the captions have.
+NARROW = ("pca", "ica", "splice")
 #: 512 prototypes cost minutes a training: prototypes keep their own size.
 OWN_SIZE = ("prototype",)
 
@@ -158,7 +160,8 @@ def tune(folder: Path, objectives: list[str]) -> None:
     found_by = {
         "world": "dataset=shapes, 10,000 scenes of seed 0, the validation split",
         "training": f"about {STEPS} steps of {BATCH} pairs, seed 0, the weights after the last step",
-        "size": f"{CONCEPTS} concepts, {ACTIVE} active; pca and ica as many as the width; prototype 15, 1 active",
+        "size": f"{CONCEPTS} concepts, {ACTIVE} active; pca and ica as many as the width, splice a word each; "
+        "prototype 15, 1 active",
         "chosen_by": "the largest sum of " + ", ".join(JUDGED),
         "trials": {name: sum(row["objective"] == name for row in rows_of(file)) for name in best},
     }
