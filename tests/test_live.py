@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from killing import content, differing
 from tiny_lm import write_lm
 
 from vlsae.cli import main
@@ -287,6 +288,14 @@ def test_a_live_training_is_evaluated_as_one_on_a_store_and_probed(first, monkey
     again = json.loads(probed.read_text())["metrics"]
     for name in ("clean", "reconstructed"):
         assert again[f"task_loss/{name}"]["value"] == pytest.approx(summary[f"task_loss/{name}"]["value"], abs=1e-5)
+
+
+@pytest.mark.stress
+def test_one_and_two_data_workers_make_the_same_bytes(first, folder, texts, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLSAE_RUNS", str(tmp_path))
+    assert main(settings(folder, texts, "--name", "first", "hardware.workers=2")) == 0
+    again = content(tmp_path / "train/first/v0001")
+    assert differing(again, content(first)) == ["config.yaml", "overrides.yaml"]
 
 
 @pytest.mark.stress

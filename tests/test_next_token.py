@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from killing import content, differing
 from tiny_lm import write_lm
 
 from vlsae.cli import main
@@ -88,25 +89,40 @@ def test_initial_weights_are_those_of_the_folder(architecture):
     torch.testing.assert_close(found, LM(checkpoint=str(architecture)).losses(batch), equal_nan=True)
 
 
-def test_a_run_learns_and_its_model_loads(architecture, tmp_path, runs_dir, capsys):
-    path = tmp_path / "novel.txt"
-    path.write_text(TEXT)
-    words = [
+def training(architecture, texts) -> list[str]:
+    """The words that train a model of an architecture on a file of texts."""
+    return [
+        "train",
         "model=lm",
         f"model.checkpoint=path:{architecture}",
         "objective=next_token",
         f"objective.architecture={architecture}",
         "dataset=text",
-        f"dataset.path={path}",
+        f"dataset.path={texts}",
         "dataset.unit=file",
         "dataset.chunk=64",
         "train.batch_size=8",
-        "train.epochs=15",
         "train.lr=1e-2",
         "train.schedule=cosine",
         "train.warmup_epochs=0",
     ]
-    assert main(["train", *words]) == 0, capsys.readouterr().err
+
+
+def test_two_trainings_of_one_seed_are_equal_to_the_byte(architecture, tmp_path, monkeypatch):
+    path, found = tmp_path / "novel.txt", []
+    path.write_text(TEXT)
+    for name in ("one", "two"):
+        monkeypatch.setenv("VLSAE_RUNS", str(tmp_path / name))
+        assert main([*training(architecture, path), "train.epochs=2", "--limit=40"]) == 0
+        found.append(content(resolve("train/lm-text-next_token/v0001", tmp_path / name)))
+    assert any(name.startswith("model/") for name in found[0])
+    assert differing(*found) == []
+
+
+def test_a_run_learns_and_its_model_loads(architecture, tmp_path, runs_dir, capsys):
+    path = tmp_path / "novel.txt"
+    path.write_text(TEXT)
+    assert main([*training(architecture, path), "train.epochs=15"]) == 0, capsys.readouterr().err
     run = resolve("train/lm-text-next_token/latest", runs_dir)
     summary = json.loads((run / "summary.json").read_text())["metrics"]
     assert summary["bits_per_byte"]["value"] < 4
