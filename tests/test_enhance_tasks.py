@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_clip import write_clip
 from tiny_lm import write_lm
 
+from vlsae.cli import main
 from vlsae.datasets import Shapes
 from vlsae.dictionaries import VLSAE, AuxiliaryAutoencoder
 from vlsae.enhancement.caption_output import CaptionOutput
@@ -28,6 +29,7 @@ from vlsae.enhancement.tasks.debias import Debias, planted
 from vlsae.enhancement.tasks.explain import Explain, pairs_of, percentile
 from vlsae.enhancement.tasks.retrieval import Retrieval, _ranks, read_query
 from vlsae.enhancement.tasks.steering import Steering
+from vlsae.enhancement.tasks.zero_shot import ZeroShot
 from vlsae.enhancement.text_output import in_rows
 from vlsae.errors import UserError
 from vlsae.models import CLIP, LM, TokenSelection
@@ -294,6 +296,39 @@ def test_names_and_attributes():
     red = attribute(data, data.table, "color=red")
     assert red.tolist() == [any(one["color"] == "red" for one in row["objects"]) for row in data.table]
     assert Directions(torch.ones(1, 4)).n_concepts == 1
+
+
+# Mistakes
+
+SINGLE = {"_target_": "vlsae.datasets.Shapes", "n": 60, "hard": True, "max_objects": 1}
+
+
+@pytest.mark.parametrize(
+    ("task", "wrong", "words"),
+    [
+        (ZeroShot, {"templates": [""]}, "A template is empty"),
+        (ZeroShot, {"templates": ["a thing"]}, "no place for the class's name"),
+        (ZeroShot, {"data": SINGLE, "prompts": "shapes", "classes": ["circle", "sqare"]}, "not in the data"),
+        (ZeroShot, {"data": SINGLE, "label": "shap"}, "Did you mean shape"),
+        (Steering, {"concept": "gone.npy"}, "no file of a direction"),
+        (Steering, {"action": "swap"}, "needs a second concept"),
+        (Retrieval, {"queries": ["red"]}, "cannot be read"),
+        (Debias, {"data": SINGLE, "target": "shape=rng", "spurious": "background=black"}, "Did you mean shape=ring"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_made(task, wrong, words):
+    with pytest.raises(UserError, match=words):
+        task.check(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [("model=llava", "model=vlm has none"), ("train.sites=6", "was trained on vision.6 and language.6")],
+)
+def test_a_model_or_a_site_that_cannot_serve_makes_no_run(tmp_path, capsys, wrong, words):
+    assert main(["enhance", "task=zero_shot", wrong, f"runs_dir={tmp_path}"]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.rglob("manifest.json"))
 
 
 # Steering a language model

@@ -273,6 +273,19 @@ def test_models_whose_image_is_not_in_their_sequence_are_refused():
             decoder_path(SimpleNamespace(config=config))
 
 
+def test_pictures_alone_are_extracted(folders, tmp_path):
+    words = [
+        f"model.checkpoint=path:{folders['llava']}",
+        "dataset.n=6",
+        f"runs_dir={tmp_path}",
+        "extract.sites=vision.2",
+    ]
+    assert main(["extract", "model=vlm", *words]) == 0
+    store = Store.open(tmp_path / "extract/vlm-shapes/v0001/representations")
+    assert list(store.sites) == ["vision.2"]
+    assert store.row_table("vision").num_rows == 6
+
+
 def test_extract_and_train_end_to_end(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("VLSAE_RUNS", str(tmp_path))
     words = [

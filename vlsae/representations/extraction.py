@@ -176,11 +176,12 @@ def prepare(model: Model, dataset: Dataset, samples: Numbered, sites: Sequence[s
 
 
 def _inputs(model: Model, images: Any, samples: Numbered, sites: Sequence[str]) -> Batch:
-    more: dict[str, Any] = {"answers": samples.answers} if model.reads_answers else {}
-    if model.joint and images is not None:
+    texts = _texts(samples, sites)
+    more: dict[str, Any] = {"answers": samples.answers} if model.reads_answers and texts is not None else {}
+    if model.joint and images is not None and texts is not None:
         row = {sample: number for number, sample in enumerate(samples.samples)}
         more["owners"] = [row[sample] for sample in samples.owner]
-    return model.prepare(images, _texts(samples, sites), **more)
+    return model.prepare(images, texts, **more)
 
 
 def _images(model: Model, dataset: Dataset, samples: Numbered, sites: Sequence[str]) -> Any:

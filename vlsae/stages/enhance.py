@@ -227,17 +227,18 @@ def _without_own(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_model(config: Mapping[str, Any], task: type[Task]) -> None:
-    """Refuse a model that has not got the sites at which the task reads, before anything is made."""
+    """Refuse a model without the space of images and texts that the task works in, before anything is made."""
     from vlsae.config import build, part_name
 
     needed = dict.fromkeys((*_sites(config), *task.reads))
-    there = build(config["model"]).sites() if needed else {}
-    missing = [site for site in needed if site not in there]
-    if missing:
-        name = part_name(config["task"])
+    if not needed:
+        return
+    model = build(config["model"])
+    if model.joint or not set(needed) <= set(model.sites()):
         raise UserError(
-            f"task={name} works on {' and '.join(needed)}, and model={part_name(config['model'])} has no {missing[0]}.",
-            "Use a model of images and texts in one space: model=clip",
+            f"task={part_name(config['task'])} works on {' and '.join(needed)}, where images and texts share a space; "
+            f"model={part_name(config['model'])} has none.",
+            "Use a contrastive model: model=clip",
         )
 
 
