@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from vlsae import plugins
 from vlsae.cli import SUMMARIES, app, main
 from vlsae.commands.failures import exit_code
 from vlsae.commands.help import EXAMPLES, default_choices
@@ -140,11 +141,30 @@ def test_version_and_bare_command():
         (["report", "train/nothing/latest"], "There is no run 'train/nothing/latest'"),
     ],
 )
-def test_mistakes_exit_with_2_a_mend_and_no_traceback(words, message, runs_dir):
+def test_mistakes_exit_with_2_a_mend_and_no_traceback(words, message, runs_dir, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(words) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.startswith("vlsae: ")
+    assert "Traceback" not in shown
+    assert len(shown.splitlines()) <= 4
+    assert not runs_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--sede", "3"], "There is no option '--sede'.\nDid you mean --seed?"),
+        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+        (["train", "--model", "clpi"], "There is no choice for model 'clpi'.\nDid you mean clip"),
+        (["report", "train/nothing/latest"], "There is no run 'train/nothing/latest'"),
+    ],
+)
+def test_mistakes_end_a_process_with_2(words, message, runs_dir):
     done = vlsae(*words)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.startswith("vlsae: ")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"vlsae: {message}")
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 4
     assert not runs_dir.exists()
@@ -176,7 +196,8 @@ def test_debug_shows_the_traceback():
 
 
 def test_a_reader_that_leaves_gets_no_traceback():
-    command = f"{sys.executable} -m vlsae.cli train --dry-run upstream=auto | head -1"
+    words = shlex.join(["extract", *TINY, "--dry-run"])
+    command = f"{sys.executable} -m vlsae.cli {words} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == "model:\n"
     assert "Traceback" not in done.stderr
@@ -198,19 +219,20 @@ def test_options_are_overrides():
 
 
 @pytest.mark.parametrize(
-    "value", ["a b", "it's", "~/runs/x", "a=b", "runs/train/a/v0001", "", "a\\b c", "c:\\x'y", "(1)", r"c:\x"]
+    "value", ["a b", "it's", "~/runs/x", "a=b", "runs/train/a/v0001", "", "a\\b c", "c:\\x'y", "(1)", r"c:\x", "é/名"]
 )
 def test_option_values_arrive_as_typed(value):
     override = parse(Request("train", {"run": value}, []).overrides, sweeps=False)[0]
     assert override.value() == value
 
 
-def test_a_run_its_plan_and_its_report(runs_dir, tmp_path):
-    planned = vlsae("extract", *TINY, "--dry-run")
-    assert planned.returncode == 0, planned.stderr
-    assert "_target_: tiny_parts.TinyModel" in planned.stdout
-    assert "extract/tiny-shapes" in planned.stdout
-    assert "24" in planned.stdout
+def test_a_run_its_plan_and_its_report(runs_dir, tmp_path, capsys):
+    with plugins.loaded():
+        assert main(["extract", *TINY, "--dry-run"]) == 0
+    planned = capsys.readouterr().out
+    assert "_target_: tiny_parts.TinyModel" in planned
+    assert "extract/tiny-shapes" in planned
+    assert "24" in planned
     assert not runs_dir.exists()
     done = vlsae("extract", *TINY, "--seed", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
