@@ -164,11 +164,14 @@ def test_a_rank_without_a_parent_that_holds_the_run_is_refused(ranked, runs_dir)
         Run.lent(run.path, writes=True)
 
 
-def test_store_and_loss_curve_are_those_of_one_process(runs_dir, monkeypatch):
+@pytest.mark.parametrize("model", ["tiny", pytest.param("clip", marks=pytest.mark.stress)])
+def test_store_and_loss_curve_are_those_of_one_process(model, runs_dir, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    parts = ["--plugin", str(Path(__file__).parent / "plugin_files" / "tiny_parts.py")] if model == "tiny" else []
     for name, hardware in (("one", "cpu"), ("two", "multi_cpu")):
         common = [f"hardware={hardware}", "hardware.threads=1", f"runs_dir={runs_dir / name}", f"--name={name}"]
-        assert vlsae(["train", *TRAIN, *common]) == 0
+        with plugins.loaded():
+            assert vlsae(["train", *parts, f"model={model}", *TRAIN, *common]) == 0
     stores = [next((runs_dir / name / "extract").glob("*/v0001/representations")) for name in ("one", "two")]
     files = sorted(str(path.relative_to(stores[0])) for path in stores[0].rglob("*") if path.is_file())
     assert files == sorted(str(path.relative_to(stores[1])) for path in stores[1].rglob("*") if path.is_file())
