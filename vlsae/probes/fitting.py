@@ -1,9 +1,8 @@
 """Linear fits of many targets, training sets and penalties at once: ridge, logistic and softmax regression.
 
 Every fit minimises Σ loss + λ/2 ‖w‖² over the rows of some folds, the intercept free, on columns scaled to unit
-variance *of those rows*; loss is ½ error², or the log-loss. Rows are never copied by fold. Exact: the scale of a
-training set is a penalty by column in one common scale, and where there are fewer rows than columns the fit is made in
-the rows' own space.
+variance *of those rows*; loss is ½ error², or the log-loss. Exact: the scale of a training set is a penalty by column
+in one common scale, and where there are fewer rows than columns the fit is made in the rows' own space.
 
 Shapes: n rows, d columns, K folds, P fits, C classes (1 column for a number or two classes), m = P·C.
 """
@@ -11,16 +10,16 @@ Shapes: n rows, d columns, K folds, P fits, C classes (1 column for a number or 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.linalg.blas import dsyrk
-from scipy.linalg.lapack import dpotrf, dpotrs
+from scipy.linalg import eigh, solve_triangular
+from scipy.linalg.blas import dsyr, dsyrk
 
 from vlsae.errors import UserError, VlsaeWarning
+from vlsae.probes.normal_equations import solve_penalized
 from vlsae.probes.quasi_newton import minimize
 
 #: A column whose spread is below this share of its mean differs from a constant by rounding only.
@@ -29,20 +28,21 @@ CONSTANT = 1e-13
 #: Steps smaller than this share of the coefficients end a fit.
 TOLERANCE = 1e-5
 
-#: Share of the right side that is left where conjugate gradients end, and their steps at most.
-RESIDUAL, ITERATIONS = 1e-10, 40
-
 #: Bytes of one n × m array of the solver.
 AT_ONCE = 1 << 25
+
+#: Columns of scores of one training set from which its problems are solved without the others'.
+COLUMNS = 128
 
 #: Rows times columns from which fits of more than two classes begin in single precision.
 ROUGH_FROM = 1 << 18
 
-#: Above this width the factors behind the preconditioner, which shape the way and not the end, are in single precision.
+#: Above this width the directions behind the preconditioner, which shape the way and not the end, are found in single
+#: precision.
 SINGLE_ABOVE = 1024
 
-#: Curvatures of a loss, the smallest that counts, that share one preconditioner: within this power of two.
-STEP, SMALLEST_CURVATURE = 0.5, 1e-6
+#: The smallest curvature of a loss that the preconditioner takes.
+SMALLEST_CURVATURE = 1e-6
 
 #: Share of the mean diagonal that keeps the kernel of centred rows, which is singular, positive.
 JITTER = 1e-12
@@ -74,16 +74,17 @@ class Design:
         self.x = np.take(np.asarray(x, dtype=np.float64), self.order, axis=0)
         self.center = np.ones(self.n) @ self.x / self.n
         self.x -= self.center
-        spread = np.sqrt(np.einsum("nd,nd->d", self.x, self.x) / self.n)
+        self.counts = counts
+        sums = np.stack([np.ones(count) @ self.x[own] for own, count in zip(self.slices, counts)])
+        squares = np.stack([np.einsum("nd,nd->d", self.x[own], self.x[own]) for own in self.slices])
+        spread = np.sqrt(squares.sum(axis=0) / self.n)
         flat = spread <= CONSTANT * np.abs(self.center)
         self.unit = np.where(flat | (not scale), 1.0, spread)
         if scale:
             self.x *= 1 / self.unit
-        self.x[:, flat] = 0.0
-        self.counts = counts
-        self._sums = np.stack([np.ones(count) @ self.x[own] for own, count in zip(self.slices, counts)])
-        self._squares = np.stack([np.einsum("nd,nd->d", self.x[own], self.x[own]) for own in self.slices])
-        self._factors: dict[tuple[float, float], tuple[np.ndarray, bool]] = {}
+        self.x[:, np.flatnonzero(flat)] = 0.0
+        self._sums, self._squares = np.where(flat, 0.0, [sums / self.unit, squares / self.unit**2])
+        self._moments: dict[tuple[int, ...], tuple[float, np.ndarray, np.ndarray]] = {}
 
     def rows(self, fold: int) -> np.ndarray:
         """Return the numbers of a fold's rows, in the order in which ``self.x`` holds them."""
@@ -103,11 +104,13 @@ class Design:
 
     def moments(self, left_out: tuple[int, ...]) -> tuple[float, np.ndarray, np.ndarray]:
         """Return count, mean ``(d,)`` and standard deviation ``(d,)`` of a training set's rows of ``self.x``."""
-        inside = [fold for fold in range(len(self.slices)) if fold not in left_out]
-        count = self.counts[inside].sum()
-        mean = self._sums[inside].sum(axis=0) / count
-        variance = self._squares[inside].sum(axis=0) / count - mean**2
-        return count, mean, np.sqrt(np.where(variance > 1e-12, variance, 0.0))
+        if left_out not in self._moments:
+            inside = [fold for fold in range(len(self.slices)) if fold not in left_out]
+            count = self.counts[inside].sum()
+            mean = self._sums[inside].sum(axis=0) / count
+            variance = self._squares[inside].sum(axis=0) / count - mean**2
+            self._moments[left_out] = count, mean, np.sqrt(np.where(variance > 1e-12, variance, 0.0))
+        return self._moments[left_out]
 
     def penalties(self, problem: Problem) -> np.ndarray:
         """Return λ by column of ``self.x`` ``(d,)``; infinite where the training rows do not vary."""
@@ -116,33 +119,38 @@ class Design:
         return np.where(spread > 0, problem.penalty * own, np.inf)
 
     @cached_property
-    def grams(self) -> np.ndarray:
-        """XᵀX of each fold's rows, ``(K, d, d)``."""
-        return np.stack([_product(self.x[own]) for own in self.slices])
+    def grams(self) -> list[np.ndarray]:
+        """XᵀX of each fold's rows, K of ``(d, d)``, of which the lower half counts."""
+        # The transpose of rows that lie one after another is what the routine takes for its own layout.
+        return [dsyrk(1.0, self.x[own].T, lower=1) for own in self.slices]
 
     @cached_property
     def gram(self) -> np.ndarray:
-        """XᵀX of all rows, in the precision of the preconditioner, ``(d, d)``."""
-        if "grams" in self.__dict__:
-            return self.grams.sum(axis=0).astype(np.float64 if self.d <= SINGLE_ABOVE else np.float32)
-        x = self.x if self.d <= SINGLE_ABOVE else self.x.astype(np.float32)
-        return x.T @ x
+        """XᵀX of all rows ``(d, d)``, of which the lower half counts."""
+        return reduce(np.add, self.grams)
 
-    def precondition(self, gradient: np.ndarray, penalty: float, curvature: float) -> np.ndarray:
-        """Return the same of ``gradient (d + 1, m)``, whose last row is that of an intercept."""
-        slopes = self.preconditioned(gradient[:-1], penalty, curvature)
-        return np.concatenate([slopes, gradient[-1:] / (curvature * self.n)])
+    @cached_property
+    def _principal(self) -> dict[Any, tuple[np.ndarray, np.ndarray]]:
+        """Principal directions ``(d, d)`` of the rows and their sums of squares ``(d,)``, in either precision."""
+        single = self.d > SINGLE_ABOVE
+        gram = self.gram.astype(np.float32) if single else self.gram
+        squares, directions = eigh(gram, driver="evd", check_finite=False)
+        squares = np.maximum(squares, 0)
+        return {np.dtype(one): (directions.astype(one), squares.astype(one)) for one in (np.float32, np.float64)}
 
-    def preconditioned(self, gradient: np.ndarray, penalty: float, curvature: float) -> np.ndarray:
-        """Return (curvature·XᵀX + λ)⁻¹ ``gradient (d, m)``."""
-        key = (penalty, curvature)
-        if key not in self._factors:
-            bound = self.gram * self.gram.dtype.type(curvature)
-            bound[np.diag_indices(self.d)] += penalty
-            self._factors[key] = cho_factor(bound, lower=True, overwrite_a=True, check_finite=False)
-        return np.asarray(
-            cho_solve(self._factors[key], gradient.astype(self.gram.dtype, copy=False), check_finite=False)
-        )
+    def precondition(self, gradients: np.ndarray, penalty: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+        """Return (curvature·XᵀX + λ)⁻¹ g of gradients ``(q, C, d + 1)``, λ and curvature ``(q,)`` by problem.
+
+        The last column is an intercept's, which no penalty holds.
+        """
+        directions, squares = self._principal[gradients.dtype]
+        result = np.empty_like(gradients)
+        turned = gradients[..., :-1].reshape(-1, self.d) @ directions
+        turned = turned.reshape(len(gradients), -1, self.d)
+        turned /= (curvature[:, None] * squares + penalty[:, None])[:, None]
+        result[..., :-1] = (turned.reshape(-1, self.d) @ directions.T).reshape(turned.shape)
+        result[..., -1] = gradients[..., -1] / (curvature * self.n)[:, None]
+        return result
 
     def raw(self, coefficients: np.ndarray) -> np.ndarray:
         """Return coefficients ``(…, d + 1)`` on ``self.x``, intercept last, as those on the rows as they came."""
@@ -172,111 +180,32 @@ def scores(design: Design, coefficients: np.ndarray, fold: int) -> np.ndarray:
 
 
 def _ridge(design: Design, y: np.ndarray, problems: Sequence[Problem]) -> np.ndarray:
-    """Fit in the space of the columns, from the products of each fold's rows alone."""
+    """Fit in the space of the columns: the products of a training set are those of all rows less those left out."""
     products = np.stack([design.x[own].T @ y[own] for own in design.slices])
     totals = np.stack([y[own].sum(axis=0) for own in design.slices])
     found = np.empty((len(problems), 1, design.d + 1))
-    normal = NormalEquations(design, [one.left_out for one in problems], [one.penalty for one in problems])
-    right = np.empty((design.d, len(problems)))
-    y_mean = np.empty(len(problems))
-    for place, one in enumerate(problems):
-        inside = [fold for fold in range(len(design.slices)) if fold not in one.left_out]
-        y_mean[place] = totals[inside, one.target].sum() / normal.counts[place]
-        right[:, place] = products[inside, :, one.target].sum(axis=0)
-    right -= normal.counts * normal.means * y_mean
-    slopes = normal.solve(right)
-    found[:, 0, :-1] = slopes.T
-    found[:, 0, -1] = y_mean - np.einsum("dp,dp->p", slopes, normal.means)
+    for left_out, places in _by_set(problems).items():
+        inside = [fold for fold in range(len(design.slices)) if fold not in left_out]
+        count, mean, _ = design.moments(left_out)
+        targets = [problems[place].target for place in places]
+        y_mean = totals[inside].sum(axis=0) / count
+        right = products[inside].sum(axis=0) - count * np.outer(mean, y_mean)
+        gram = reduce(np.subtract, [design.grams[fold] for fold in left_out], design.gram)
+        gram = dsyr(-count, mean, a=gram, lower=1, overwrite_a=len(left_out) > 0)
+        penalties = {problems[place].penalty: design.penalties(problems[place]) for place in places}
+        levels = [problems[place].penalty for place in places]
+        slopes = solve_penalized(gram, right[:, targets], levels, penalties)
+        found[places, 0, :-1] = slopes.T
+        found[places, 0, -1] = y_mean[targets] - mean @ slopes
     return found
 
 
-class NormalEquations:
-    """(X̄ᵀX̄ + λ) w = b of many training sets and penalties, P columns, without the matrix of each.
-
-    Conjugate gradients (Hestenes and Stiefel, 1952), all columns at once: the products of a training set are those of
-    all rows less those left out, and the factor of all rows, times the share that is kept, is nearly each one's own.
-    Where that does not end soon, as with few rows, each matrix is factored.
-    """
-
-    def __init__(self, design: Design, left_out: Sequence[tuple[int, ...]], penalties: Sequence[float]) -> None:
-        self.design, self.left_out, self.levels = design, left_out, np.asarray(penalties)
-        moments = [design.moments(one) for one in left_out]
-        self.counts = np.array([count for count, _, _ in moments])
-        self.means = np.stack([mean for _, mean, _ in moments], axis=1)
-        self.diagonal = np.stack([design.penalties(Problem(0, *one)) for one in zip(left_out, penalties)], axis=1)
-        self.held = np.isinf(self.diagonal)
-        self.every = design.grams.sum(axis=0)
-        self.shares = self.counts / design.n
-
-    def solve(self, right: np.ndarray) -> np.ndarray:
-        """Return the solutions ``(d, P)`` of right sides ``(d, P)``."""
-        right = np.where(self.held, 0.0, right)
-        few = self.counts.min() < 2 * self.design.d
-        found, open_ = (
-            (np.zeros_like(right), np.arange(right.shape[1])) if few or self.held.any() else self._iterate(right)
-        )
-        for place in open_:
-            found[:, place] = _solve_positive(self._matrix(int(place)), right[:, place])
-        return found
-
-    def _iterate(self, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the solutions, and the columns of those that have not converged."""
-        found, residual = np.zeros_like(right), right.copy()
-        aim = RESIDUAL * np.linalg.norm(right, axis=0)
-        smooth = self._precondition(residual)
-        direction, product = smooth.copy(), np.einsum("dp,dp->p", residual, smooth)
-        for _ in range(ITERATIONS):
-            moved = self._apply(direction)
-            curvature = np.einsum("dp,dp->p", direction, moved)
-            length = np.divide(product, curvature, out=np.zeros_like(product), where=curvature > 0)
-            found += length * direction
-            residual -= length * moved
-            if (np.linalg.norm(residual, axis=0) <= aim).all():
-                break
-            smooth = self._precondition(residual)
-            before, product = product, np.einsum("dp,dp->p", residual, smooth)
-            direction *= np.divide(product, before, out=np.zeros_like(product), where=before > 0)
-            direction += smooth
-        return found, np.flatnonzero(np.linalg.norm(residual, axis=0) > aim)
-
-    def _apply(self, columns: np.ndarray) -> np.ndarray:
-        result = self.every @ columns
-        for fold, gram in enumerate(self.design.grams):
-            own = [place for place, out in enumerate(self.left_out) if fold in out]
-            if own:
-                result[:, own] -= gram @ columns[:, own]
-        result -= self.means * (self.counts * np.einsum("dp,dp->p", self.means, columns))
-        return result + self.diagonal * columns
-
-    def _precondition(self, columns: np.ndarray) -> np.ndarray:
-        result = np.empty_like(columns)
-        for level, share in set(zip(self.levels.tolist(), self.shares.round(1).tolist())):
-            own = (self.levels == level) & (self.shares.round(1) == share)
-            result[:, own] = self.design.preconditioned(columns[:, own], level, max(share, 0.1))
-        return result
-
-    def _matrix(self, place: int) -> np.ndarray:
-        out, mean, held = list(self.left_out[place]), self.means[:, place], self.held[:, place]
-        matrix = self.every - self.design.grams[out].sum(axis=0) - self.counts[place] * np.outer(mean, mean)
-        matrix[np.diag_indices(len(matrix))] += np.where(held, 1.0, self.diagonal[:, place])
-        matrix[held, :], matrix[:, held] = 0.0, 0.0
-        matrix[held, held] = 1.0
-        return matrix
-
-
-def _product(x: np.ndarray) -> np.ndarray:
-    """Return xᵀx ``(d, d)``, of which one half is computed."""
-    # The transpose of rows that lie one after another is what the routine takes for its own layout.
-    lower = dsyrk(1.0, x.T, lower=1)
-    return np.asarray(lower + np.tril(lower, -1).T)
-
-
-def _solve_positive(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return matrix⁻¹ right of a positive matrix; of one that is singular, the solution of least length."""
-    factor, failed = dpotrf(matrix, lower=1, clean=0, overwrite_a=0)
-    if failed:
-        return np.asarray(np.linalg.lstsq(matrix, right, rcond=None)[0])
-    return np.asarray(dpotrs(factor, right, lower=1)[0])
+def _by_set(problems: Sequence[Problem]) -> dict[tuple[int, ...], list[int]]:
+    """Return the places of the problems of each training set."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, problem in enumerate(problems):
+        places.setdefault(problem.left_out, []).append(place)
+    return places
 
 
 def _logistic(design: Design, y: np.ndarray, problems: Sequence[Problem], classes: int) -> np.ndarray:
@@ -284,41 +213,18 @@ def _logistic(design: Design, y: np.ndarray, problems: Sequence[Problem], classe
     c = 1 if classes == 2 else classes
     found = np.empty((len(problems), c, design.d + 1))
     with_one = np.column_stack([design.x, np.ones(design.n)])
-    # In single precision a step costs half; where it ends, few steps in double are left.
-    large = c > 1 and design.n > design.d and with_one.size >= ROUGH_FROM
-    rough = with_one.astype(np.float32) if large else None
-    block = max(1, AT_ONCE // (8 * design.n * c))
-    # Penalties side by side, so that a block has few of them.
-    order = sorted(range(len(problems)), key=lambda place: problems[place].penalty)
     missed = 0
-    for first in range(0, len(order), block):
-        places = order[first : first + block]
+    for places in _blocks(design, problems, c):
         own = [problems[place] for place in places]
         _check_classes(design, y, own, classes)
-        penalty = np.stack([np.append(design.penalties(one), 0.0) for one in own], axis=1)
-        weights = np.stack([design.kept(one.left_out) for one in own], axis=1)
-        levels = np.array([one.penalty for one in own])
-
-        def precondition(
-            gradient: np.ndarray, active: np.ndarray, curvature: np.ndarray, levels: np.ndarray = levels
-        ) -> np.ndarray:
-            result = np.empty_like(gradient)
-            # In steps, so that few factors serve all.
-            steps = np.tile(np.round(np.log2(np.maximum(curvature, SMALLEST_CURVATURE)) / STEP), c)
-            by_column = np.tile(levels[active], c)
-            for level, step in set(zip(by_column.tolist(), steps.tolist())):
-                columns = (by_column == level) & (steps == step)
-                result[:, columns] = design.precondition(gradient[:, columns], level, 2.0 ** (STEP * step))
-            return result
-
-        targets = y[:, [one.target for one in own]]
-        settings: Any = {"classes": c, "tolerance": TOLERANCE}
-        start = None
-        if rough is not None:
-            single = (rough, targets.astype(np.float32), weights.astype(np.float32), penalty.astype(np.float32))
-            start, _ = minimize(*single, precondition, **settings)
-        solution, converged = minimize(with_one, targets, weights, penalty, precondition, **settings, start=start)
-        found[places] = solution.reshape(design.d + 1, c, len(own)).transpose(2, 1, 0)
+        weights = np.stack([design.kept(one.left_out) for one in own])
+        used = weights.any(axis=0)
+        # Where all are of one training set, what is left out costs nothing.
+        x, weights = (with_one, weights) if used.all() else (with_one[used], weights[:, used])
+        targets = np.ascontiguousarray(y[used].T[[one.target for one in own]])
+        penalty = np.stack([np.append(design.penalties(one), 0.0) for one in own])
+        solution, converged = _minimize(design, x, targets, weights, penalty, [one.penalty for one in own], c)
+        found[places] = solution
         missed += int((~converged).sum())
     if missed:
         words = f"{missed} of {len(problems)} fits have not converged."
@@ -326,14 +232,50 @@ def _logistic(design: Design, y: np.ndarray, problems: Sequence[Problem], classe
     return found
 
 
+def _blocks(design: Design, problems: Sequence[Problem], c: int) -> Iterator[list[int]]:
+    """Yield the places of problems that are solved together: of one training set, where that makes products of columns
+    enough, and of neighbouring penalties."""
+    groups = list(_by_set(problems).values())
+    if len(groups[0]) * c < COLUMNS:
+        groups = [list(range(len(problems)))]
+    block = max(1, AT_ONCE // (8 * design.n * c))
+    for group in groups:
+        order = sorted(group, key=lambda place: problems[place].penalty)
+        yield from (order[first : first + block] for first in range(0, len(order), block))
+
+
+def _minimize(
+    design: Design,
+    x: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    penalty: np.ndarray,
+    levels: Sequence[float],
+    c: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients ``(q, C, d + 1)`` and which have converged, preconditioned by the directions of all rows."""
+    by_problem, share = np.asarray(levels), len(x) / design.n
+
+    def precondition(gradients: np.ndarray, active: np.ndarray, curvature: np.ndarray) -> np.ndarray:
+        bends = np.maximum(curvature * share, SMALLEST_CURVATURE)
+        return design.precondition(gradients, by_problem[active].astype(bends.dtype), bends)
+
+    settings: Any = {"classes": c, "tolerance": TOLERANCE}
+    masks = None if (weights == 1).all() else weights
+    start = None
+    # In single precision a step costs half; where it ends, few steps in double are left.
+    if c > 1 and x.size >= ROUGH_FROM:
+        half = None if masks is None else masks.astype(np.float32)
+        single = (x.astype(np.float32), y.astype(np.float32), half, penalty.astype(np.float32))
+        start, _ = minimize(*single, precondition, **settings)
+    return minimize(x, y, masks, penalty, precondition, **settings, start=start)
+
+
 def _fit_wide(design: Design, y: np.ndarray, problems: Sequence[Problem], classes: int) -> np.ndarray:
     """Fit in the space of the rows, which holds the solution: K = XXᵀ = LLᵀ, and L has the rows' inner products."""
     c = 1 if classes in (0, 2) else classes
     found = np.empty((len(problems), c, design.d + 1))
-    by_set: dict[tuple[int, ...], list[int]] = {}
-    for place, problem in enumerate(problems):
-        by_set.setdefault(problem.left_out, []).append(place)
-    for left_out, places in by_set.items():
+    for left_out, places in _by_set(problems).items():
         _, mean, spread = design.moments(left_out)
         unit = np.where(spread > 0, spread, np.inf) if design.scale else np.ones(design.d)
         x = (design.x - mean) / unit

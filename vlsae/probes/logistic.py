@@ -71,10 +71,11 @@ def solve(x: np.ndarray, y: np.ndarray, weights: np.ndarray, C: float) -> np.nda
     # A bound of the Hessian of the average problem: the log-loss curves by 1/4 at most.
     bound = 0.25 * with_one.T @ (weights.mean(axis=1)[:, None] * with_one) + np.diag(penalty)
     inverse = np.linalg.inv(bound)
-    found, converged = minimize(with_one, y, weights, penalty[:, None], lambda one, *_: inverse @ one)
+    found, converged = minimize(with_one, y.T, weights.T, penalty[None], lambda one, *_: one @ inverse)
     if not converged.all():
         words = f"{(~converged).sum()} of {len(converged)} logistic regressions have not converged at C = {C:g}."
         warnings.warn(f"{words} A smaller C, or columns of one scale, would mend it.", VlsaeWarning, stacklevel=3)
+    found = found[:, 0].T
     slopes = found[:-1] if basis is None else basis @ found[:-1]
     return np.concatenate([slopes, found[-1:] - center @ slopes])
 
