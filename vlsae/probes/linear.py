@@ -25,6 +25,9 @@ from vlsae.progress import progress
 
 logger = logging.getLogger(__name__)
 
+#: Targets up to which each has a line in the log that says how it is read.
+TOLD = 10
+
 #: λ of Σ loss + λ/2 ‖w‖², on columns of unit variance.
 PENALTIES = [1.0, 1e1, 1e2, 1e3, 1e4]
 
@@ -74,8 +77,11 @@ class Linear(Probe):
         """Return score, control, selectivity and description length by target and site, and the directions."""
         seed = representations.seed
         samples, chosen, notes = self._settled(targets, seed)
+        many = len(chosen) > TOLD
+        if many:
+            logger.info("%d targets: %s", len(chosen), ", ".join(one.name for one in chosen))
         for one in chosen:
-            logger.info("target %s: %s", one.name, described(one, samples))
+            logger.log(logging.DEBUG if many else logging.INFO, "target %s: %s", one.name, described(one, samples))
         sites = [*representations, *self._word_site(targets, representations)]
         findings: list[Finding] = []
         with progress("probe", len(sites), "sites") as advance:
