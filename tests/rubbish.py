@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
 import shutil
@@ -220,6 +221,9 @@ def wrong_parameters() -> Iterator[Case]:
     yield Case(("extract", *TINY, "dataset.n=20", "--layer", "vision.77"), "vision.77")
     yield Case(("extract", *TINY, "dataset.n=20", "--layer", "-1"), "-1")
     yield Case(("train", *TINY, "dataset.n=20", "hardware.device=cuda:7"), "cuda:7")
+    yield Case(("extract", *TINY, "dataset.n=20", "hardware.workers=100000"), "hardware.workers")
+    yield Case(("extract", *TINY, "dataset.n=20", "hardware.threads=1000000"), "hardware.threads")
+    yield Case(("extract", *TINY, "dataset.n=20", "runs_dir='\udcff'"), "UTF-8")
 
 
 def own_parts(world: World) -> Iterator[Case]:
@@ -356,6 +360,12 @@ def captions(world: World) -> Iterator[Case]:
     yield Case(extraction("captions", folder / "whole.png"), "whole.png")
     yield Case(extraction("captions", Path("/dev/null")), "/dev/null")
     yield Case(extraction("image_folder", world.place("no pictures")), "no pictures")
+    folder = world.place("wordless")
+    (folder / "whole.png").write_bytes(png())
+    yield Case(extraction("image_folder", folder), "language.embedding")
+    folder = world.place("captions/bytes")
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(png())
+    yield Case(extraction("image_folder", folder), "\\udcff.png")
 
 
 #: The header of an array that would run code, were it evaluated.
@@ -429,6 +439,8 @@ def texts(world: World) -> Iterator[Case]:
     (folder / "list.exe").write_bytes(b"MZ")
     yield Case(extraction("text", folder / "list.exe"), "list.exe")
     yield Case(extraction("text", world.folder / "absent.txt"), "absent.txt")
+    (folder / "endless.txt").symlink_to("/dev/zero")
+    yield Case(extraction("text", folder / "endless.txt"), "no regular file")
     yield Case(extraction("hub", folder), "other")
     yield Case(extraction("litmus", folder / "list.exe"), "list.exe")
     yield Case(("extract", *TINY, "dataset=hub", "dataset.name=../../etc"), "../../etc")
@@ -533,6 +545,20 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 }
 
 
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+#: What reading would wait for, or never come to the end of.
+ENDLESS = {"pipe": _pipe, "device": _device}
+
+
 def _flipped(data: bytes) -> bytes:
     changed = bytearray(data)
     changed[len(changed) * 3 // 4] ^= 0x11
@@ -591,6 +617,10 @@ def runs(world: World) -> Iterator[Case]:
             }
             for command in commands:
                 yield Case(words[command], file.rsplit("/", 1)[-1])
+    for file in ("manifest.json", "config.yaml", "summary.json", "concepts.jsonl"):
+        for how, damage in ENDLESS.items():
+            root = damaged(world, TRAIN, f"run {how} {file}", file, damage)
+            yield Case(("report", str(root / TRAIN)), file)
     manifest = json.loads((world.runs / TRAIN / "manifest.json").read_text(encoding="utf-8"))
     for name, changed in {
         "outside": {"files": [{"path": "../../../../etc/passwd", "bytes": 1, "sha256": "0"}]},

@@ -45,7 +45,8 @@ class Location:
 class ImageFiles:
     """All images under a folder or in its archives, found by a path, or by the end of one that is unique.
 
-    Archives that cannot be read and members whose names leave their archive are not indexed but noted in ``faults``.
+    Archives that cannot be read, members whose names leave their archive and names that are no text in UTF-8 are not
+    indexed but noted in ``faults``.
     Reading is safe from many threads; a forked or pickled copy opens the archives anew.
     """
 
@@ -141,6 +142,11 @@ class ImageFiles:
         return f"; the nearest name is {close[0]!r}" if close else ""
 
     def _add(self, place: Location) -> None:
+        shown = str(place).encode("utf-8", "backslashreplace").decode()
+        if shown != str(place):
+            # A sample's id and a store's table are text.
+            self.faults.append(Skipped(shown, "has a name that is no text in UTF-8"))
+            return
         self._by_name.setdefault(_base(_normal(place.member)), []).append(place)
 
     def _add_members(self, archive: Path) -> None:

@@ -63,6 +63,8 @@ def files_of(path: Path) -> list[Path]:
             )
         return [path]
     if not path.is_dir():
+        if path.exists():
+            raise UserError(f"dataset.path={path} is no regular file.", "Name a file, or a folder of files.")
         close = nearest(path.name, [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else [])
         hint = f"Did you mean {' or '.join(str(path.parent / name) for name in close)}?" if close else None
         raise MissingFile(f"dataset.path={path} does not exist.", hint)

@@ -148,6 +148,12 @@ class _Work:
                 mine = numbered(self.dataset, some)
                 inputs = prepare(self.model, self.dataset, mine, self.sites)
             found = self.model.represent_in_groups(inputs, self.sites, self.tokens)
+            lacking = next((site for site in self.sites if site not in found), None)
+            if lacking is not None:
+                raise UserError(
+                    f"The model gives no rows at {lacking}: has this dataset what its stream reads, images or texts?",
+                    "Choose sites of the other stream: extract.sites=[…].",
+                )
             return mine, {site: replace(rows, values=rows.values.cpu()) for site, rows in found.items()}
 
         return self.pieces.run(samples.samples, represent)

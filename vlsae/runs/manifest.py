@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -56,6 +59,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises ``MissingFile`` without a manifest and ``DamagedRun``, which says what is wrong, for one that is not whole.
     """
     file = path / MANIFEST
+    special = _special_file(path)
+    if special is not None:
+        raise _damaged(path, f"{special} is no regular file, and reading it might never end")
     try:
         manifest = load_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -81,6 +87,17 @@ def effective_status(path: Path, manifest: dict[str, Any]) -> str:
         status = str(read_manifest(path)["status"])
         return INTERRUPTED if status == RUNNING else status
     return status
+
+
+def _special_file(path: Path) -> str | None:
+    """Return the name of a pipe, a device or a socket in a directory, None where there is none."""
+    with suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                kind = stat.S_IFMT(entry.stat().st_mode)
+                if kind not in (stat.S_IFREG, stat.S_IFDIR):
+                    return entry.name
+    return None
 
 
 def _fault(manifest: Any) -> str | None:

@@ -29,8 +29,19 @@ class RunId(NamedTuple):
 
 
 def runs_root(value: str | os.PathLike[str] | None = None) -> Path:
-    """Return the absolute folder of all runs: the value, else ``VLSAE_RUNS``, else ``runs`` here."""
-    return Path(os.path.abspath(Path(value or os.environ.get("VLSAE_RUNS") or "runs").expanduser()))
+    """Return the absolute folder of all runs: the value, else ``VLSAE_RUNS``, else ``runs`` here.
+
+    Raises ``UserError`` for a path that is no text, which libraries that write files cannot take.
+    """
+    path = Path(os.path.abspath(Path(value or os.environ.get("VLSAE_RUNS") or "runs").expanduser()))
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The folder of runs {os.fsencode(path)!r} has a name that is no text in UTF-8.",
+            "Set VLSAE_RUNS or runs_dir to another folder.",
+        ) from error
+    return path
 
 
 def check_name(name: str, what: str = "run name") -> str:
