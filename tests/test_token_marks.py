@@ -59,5 +59,11 @@ def test_tokens_and_patches_are_marked_on_the_page(runs_dir, tmp_path):
                 listed = [item for item in concepts[one["id"]]["images"] if item["pair_id"] == picture["pair_id"]]
                 if listed:
                     assert np.max(picture["patches"]) == pytest.approx(listed[0]["act"], abs=1e-4)
+        for concept in concepts.values():
+            for kind, name in (("images", "pair_id"), ("texts", "text")):
+                listed = [item[name] for ending in ("", "_median", "_low") for item in concept[f"{kind}{ending}"]]
+                assert len(set(listed)) == len(listed), "an item is listed once, however many of its tokens fire"
+        seen = [one.get("framing", {}) for one in marks]
+        assert all(one.get("cut", False) == (one.get("share", 0) > 0.95) == (stream == "vision") for one in seen)
         assert ('class="strongest"' in page) == (stream == "language")
-        assert ('class="heat"' in page) == (stream == "vision")
+        assert ('class="heat"' in page) == ('class="peak"' in page) == ('class="cut"' in page) == (stream == "vision")

@@ -99,7 +99,7 @@ def top_items(
     ``sites``: stream → site of the store; ``encode``: maps rows before the dictionary reads them (the auxiliary
     autoencoder); ``progress`` is called with the number of rows done. Only active rows are listed, so a dead concept's
     list is empty; identical captions and identical pictures are listed once; ties go to the lower row. Beside the top
-    items stand ``images_median`` and ``images_low`` (and of texts), drawn from a fair sample of active rows, and
+    items stand ``images_median`` and ``images_low`` (and of texts), other items from a fair sample of active rows, and
     ``density_v``, ``density_l``: that sample's counts in equal bins from zero to its largest activation. A stream that
     the store lacks has None for its statistics.
     """
@@ -154,7 +154,9 @@ def _concept(number: int, seen: Mapping[str, _Seen], described: Mapping[str, dic
         if stream in seen:
             lists["top"] = tops[stream].of(number)
             rows, values = seen[stream].sample.of(number)
-            lists["median"], lists["low"] = _middle_and_low(rows, values, lists["top"][0])
+            items = [_key(described[stream][int(row)]) for row in rows]
+            top_ones = {_key(described[stream][int(row)]) for row in lists["top"][0]}
+            lists["median"], lists["low"] = _middle_and_low(rows, values, items, top_ones)
             density = _density(values)
         for place, (rows, values) in lists.items():
             name = field if place == "top" else f"{field}_{place}"
@@ -163,10 +165,18 @@ def _concept(number: int, seen: Mapping[str, _Seen], described: Mapping[str, dic
     return record
 
 
-def _middle_and_low(rows: np.ndarray, values: np.ndarray, top: np.ndarray) -> tuple[Any, Any]:
-    """Return the sampled rows about the median activation and the weakest ones, none of them among the top."""
-    fresh = ~np.isin(rows, top)
-    rows, values = rows[fresh], values[fresh]
+def _key(item: Item) -> str:
+    return str(item.get("text", item["pair_id"]))
+
+
+def _middle_and_low(rows: np.ndarray, values: np.ndarray, items: list[str], top: set[str]) -> tuple[Any, Any]:
+    """Return the sampled rows about the median activation and the weakest ones, of each item its strongest row alone.
+
+    ``items`` says whose row each is; none of the ``top`` ones is taken.
+    """
+    strongest = {item: place for place, item in enumerate(items) if item not in top}
+    kept = np.array(sorted(strongest.values()), dtype=np.int64)
+    rows, values = rows[kept], values[kept]
     low = min(MIDDLE_ITEMS, len(rows) // 2)
     start = max(low, len(rows) // 2 - MIDDLE_ITEMS // 2)
     middle = slice(start, start + MIDDLE_ITEMS)

@@ -26,12 +26,17 @@ LEVELS = (("top", ""), ("median", "_median"), ("low", "_low"))
 
 @dataclass(frozen=True)
 class Picture:
-    """An item of the vision stream: its name, its thumbnail as a source, and the activation of each patch by row."""
+    """An item of the vision stream: its name, its thumbnail as a source, and the activation of each patch by row.
+
+    Patches lie within a margin, in patches, of the middle square where the picture is ``cut``, else of the whole.
+    """
 
     name: str
     source: str | None
     activation: str
     patches: list[list[float]] | None = None
+    cut: bool = True
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,15 +169,13 @@ def picture_kind(picture: bytes) -> str:
 def _pictures(
     concept: Concept, field: str, sources: Any, marks: Marks | None, privacy: Privacy, most: int
 ) -> list[Picture]:
-    return [
-        Picture(
-            privacy.item(item["pair_id"], number),
-            sources.of(item["pair_id"]) if privacy.pictures else None,
-            text_of(item["act"]),
-            marks.patches.get(item["pair_id"]) if marks else None,
-        )
-        for number, item in enumerate(_strongest_first(concept, field, most), start=1)
-    ]
+    pictures = []
+    for number, item in enumerate(_strongest_first(concept, field, most), start=1):
+        name, source = privacy.item(item["pair_id"], number), sources.of(item["pair_id"]) if privacy.pictures else None
+        patches = marks.patches.get(item["pair_id"]) if marks else None
+        framed = (marks.cut, round(len(patches) * (1 / marks.share - 1) / 2, 3)) if marks and patches else ()
+        pictures.append(Picture(name, source, text_of(item["act"]), patches, *framed))
+    return pictures
 
 
 def _texts(concept: Concept, field: str, marks: Marks | None, privacy: Privacy, most: int) -> list[Text]:

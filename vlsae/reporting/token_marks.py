@@ -17,10 +17,15 @@ Piece = tuple[str, float]
 
 @dataclass(frozen=True)
 class Marks:
-    """Of one concept: by text its tokens with their activations, and by picture its patches, row by row."""
+    """Of one concept: by text its tokens with their activations, and by picture its patches, row by row.
+
+    Patches cover the middle square of a picture where it is ``cut``, else the whole, and a ``share`` of that.
+    """
 
     pieces: dict[str, list[Piece]] = field(default_factory=dict)
     patches: dict[str, list[list[float]]] = field(default_factory=dict)
+    cut: bool = True
+    share: float = 1.0
 
 
 def token_marks(path: Path, concepts: Collection[int]) -> dict[int, Marks]:
@@ -41,7 +46,7 @@ def token_marks(path: Path, concepts: Collection[int]) -> dict[int, Marks]:
 
 
 def _marks(content: dict) -> Marks:
-    marks = Marks()
+    marks = Marks(**content.get("framing", {}))
     for one in content["texts"]:
         largest = max((activation for _, activation in one["tokens"]), default=0.0) or 1.0
         marks.pieces[one["text"]] = [(piece, activation / largest) for piece, activation in one["tokens"]]

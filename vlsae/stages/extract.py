@@ -154,16 +154,21 @@ def know_files(run: Run) -> None:
 
 
 def note_store(run: Run, store: Store, model: Model) -> None:
-    """Note the digests of a run's store, and how its tokens read, so that reports need no tokenizer.
+    """Note the digests of a run's store, how its tokens read and where its patches lie, so that reports need no model.
 
-    The latter in ``tokens.json``, id → text.
+    The latter two in ``tokens.json``, id → text, and ``framing.json``.
     """
+    from vlsae.models.framing import framing
     from vlsae.runs.files import write_json
 
     know_files(run)
     if "language" in store.streams and "token" in store.row_table("language").column_names:
         ids = sorted(set(store.row_table("language").column("token").unique().to_pylist()) - {-1})
         write_json(run.path / "tokens.json", model.token_texts(ids))
+    if "vision" in store.streams and "role" in store.row_table("vision").column_names:
+        seen = framing(model)
+        if seen is not None:
+            write_json(run.path / "framing.json", seen._asdict())
 
 
 def selection(settings: Mapping[str, Any]) -> TokenSelection:

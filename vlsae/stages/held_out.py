@@ -190,9 +190,11 @@ def write_token_marks(dictionary: Any, store: Store, sites: Mapping[str, str], r
     file = store.path.parent / "tokens.json"
     texts = load_json(file.read_text(encoding="utf-8")) if file.is_file() else {}
     pieces = {int(number): text for number, text in texts.items()}
+    file = store.path.parent / "framing.json"
+    seen = {"framing": load_json(file.read_text(encoding="utf-8"))} if file.is_file() else {}
     with (run.path / "concept_tokens.jsonl").open("w", encoding="utf-8") as out:
         for marks in token_marks(dictionary, store, sites, most_informative(run.path, names), pieces):
-            out.write(json.dumps(marks, ensure_ascii=False, allow_nan=False) + "\n")
+            out.write(json.dumps({**marks, **seen}, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _one_caption_each(store: Store) -> np.ndarray:
