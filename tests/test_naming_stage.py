@@ -74,6 +74,9 @@ def test_a_local_language_model_proposes_and_judges(runs_dir, tmp_path):
     words = [*PLUGIN, "model=tiny", "model.dimensions=8", "dataset.n=120", "objective=my_sae", "objective.k=2"]
     assert main(["train", *words, *QUICK, "--name", "three", "train.evaluate.names=false"]) == 0
     chat = write_lm(tmp_path / "chat", "llama", chat=CHAT)
+    config = json.loads((chat / "config.json").read_text())
+    # Requests of ten texts are longer than what the tiny model was made for.
+    (chat / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 16384}))
     asked = ["probe.namer=transformers", f"probe.language_model={chat}", "probe.most_concepts=2"]
     assert main(["probe", *PLUGIN, "probe=naming", "--run", "train/three/latest", *asked]) == 0
     (probe,) = runs_dir.glob("probe/*/v0001")

@@ -181,7 +181,10 @@ def served_model(address: str, model: str) -> Answer:
 
 
 def local_model(name: str) -> Answer:
-    """Return a causal language model of transformers, from a folder or the cache; ``UserError`` where it is none."""
+    """Return a causal language model of transformers, from a folder or the cache.
+
+    Raises ``UserError`` where it is none, and, when asked, for a request longer than the model reads.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -193,23 +196,23 @@ def local_model(name: str) -> Answer:
         raise UserError(message, "Name a folder with a causal language model and its tokenizer.") from error
 
     room = max(2, (getattr(model.config, "max_position_embeddings", None) or 4096) - MOST_TOKENS)
-    warned = False
+    chat = bool(getattr(tokenizer, "chat_template", None))
+    if not chat:
+        logger.warning("%s has no chat template: it goes on with texts and was not made to answer.", name)
 
     @torch.no_grad()
     def answer(prompt: str) -> str:
-        nonlocal warned
-        chat = bool(getattr(tokenizer, "chat_template", None))
         if chat:
             messages = [{"role": "user", "content": prompt}]
             prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         # A template puts the special tokens itself.
         ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat)["input_ids"]
         if ids.shape[1] > room:
-            if not warned:
-                logger.warning("%s reads %d tokens; longer requests lose texts in their middle.", name, room)
-            warned = True
-            # What is asked stands at the start, and where to answer at the end.
-            ids = torch.cat([ids[:, : room // 2], ids[:, room // 2 - room :]], dim=1)
+            # A request cut short would lose the texts that it asks about, and what is said of them.
+            raise UserError(
+                f"{name} reads {room} tokens beside its answer, and this request has {ids.shape[1]}.",
+                "Name a model of a longer context, or show it fewer texts: probe.items=3",
+            )
         given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": MOST_TOKENS, "do_sample": False}
         made = model.generate(ids, pad_token_id=tokenizer.eos_token_id, **given)
         return str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
