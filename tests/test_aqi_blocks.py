@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from vlsae import statistics
 from vlsae.aqi import blocks
 from vlsae.aqi.accumulators import ClassMoments
+from vlsae.aqi.crossfit import scored_auroc
 from vlsae.aqi.design import Design
 from vlsae.aqi.effect import stratified_of
 from vlsae.aqi.layer import kept_cells, layer_of
@@ -70,32 +71,56 @@ def test_a_mean_has_no_part_of_pairs_and_a_square_of_noise_no_other():
         estimates.append(((x.sum(axis=0) ** 2).sum() - (x**2).sum()) / (GROUPS * (GROUPS - 1)))
     truth = 2 * WIDTH / (GROUPS * (GROUPS - 1))
     assert np.mean([part.paired for part in found]) == pytest.approx(truth, rel=0.15)
-    assert np.mean([part.single for part in found]) < 0.5 * truth
+    assert np.mean([part.single for part in found]) == pytest.approx(0, abs=0.3 * truth)
+    # Of a sum of d squares the third cumulant is 8 d, here over G³.
+    assert np.mean([part.third for part in found]) == pytest.approx(8 * WIDTH / GROUPS**3, rel=0.25)
     assert np.var(estimates) == pytest.approx(truth, rel=0.25)
 
 
-@given(st.floats(-3, 3), st.floats(0, 2), st.floats(0, 2), st.floats(0.01, 2), st.integers(4, 40))
-def test_bounds_are_where_the_distance_is_t_errors(estimate, single, paired, noise, freedom):
-    parts = statistics.VarianceParts(single, paired)
+def parts_of(single, paired, skewness=0.0, doubt=0.0):
+    return statistics.VarianceParts(single, paired, skewness * paired**1.5, doubt)
+
+
+@settings(deadline=None)
+@given(
+    st.floats(-3, 3),
+    st.floats(0, 2),
+    st.just(0.0) | st.floats(1e-6, 2),
+    st.floats(0, 2.8),
+    st.floats(0.01, 2),
+    st.integers(4, 40),
+)
+def test_bounds_enclose_the_estimate_and_zero_where_noise_alone_reaches_it(
+    estimate, single, paired, skewness, noise, freedom
+):
+    parts = parts_of(single, paired, skewness, 0.3 * single)
     error, low, high = statistics.squared_length_interval(estimate, noise, parts, freedom)
     assert error == pytest.approx(np.sqrt(single + paired))
     assert low <= estimate + 1e-9
     assert high >= estimate - 1e-9
-    t2 = stats.t.ppf(0.975, freedom) ** 2
-    # Zero is inside just where the noise alone can reach the estimate.
-    if abs(estimate**2 - t2 * paired) > 1e-6:
-        assert (low <= 0 <= high) == (estimate**2 < t2 * paired) or estimate < 0
     if single + paired == 0:
         assert (low, high) == pytest.approx((estimate, estimate))
+    # Without skewness zero is inside just where the noise alone can reach the estimate.
+    t2 = stats.t.ppf(0.975, freedom) ** 2
+    if skewness == 0 and paired > 1e-9 and estimate > 0 and abs(estimate**2 - t2 * paired) > 1e-6:
+        assert (low <= 0) == (estimate**2 < t2 * paired)
 
 
 def test_far_from_zero_the_interval_is_that_of_the_error_and_nothing_is_clipped():
-    parts = statistics.VarianceParts(0.0004, 0.0001)
+    parts = parts_of(0.0004, 0.0001)
     error, low, high = statistics.squared_length_interval(5.0, 0.1, parts, 19)
     half = stats.t.ppf(0.975, 19) * error
     assert (low, high) == pytest.approx((5 - half, 5 + half), rel=1e-3)
     _, low, high = statistics.squared_length_interval(-0.5, 0.1, parts, 19)
     assert low < high < 0
+
+
+def test_the_square_of_one_normal_variable_gets_the_exact_interval():
+    """x² - 1 of x ~ N(μ, 1): its third cumulant without μ is 8, and bounds of μ² are those of |x| squared."""
+    for x in (3.0, 6.0, 12.0):
+        parts = statistics.VarianceParts(4 * (x**2 - 1), 2.0, 8.0, 0.0)
+        _, low, high = statistics.squared_length_interval(x**2 - 1, 1.0, parts, 10_000)
+        assert (low, high) == pytest.approx(((x - 1.96) ** 2, (x + 1.96) ** 2), rel=0.06, abs=0.35)
 
 
 @pytest.mark.parametrize(("effect", "strata"), [(0.0, 1), (0.0, 3), (0.3, 1)])
@@ -110,12 +135,42 @@ def test_intervals_hold_the_truth_with_and_without_effect(effect, strata):
     assert 0.9 <= np.mean(held) <= 0.99
 
 
-def test_noise_in_a_direction_is_all_without_effect_and_little_with_one():
+def test_the_trace_of_the_noise_is_that_of_the_means():
     plan = design()
-    without, with_one = (layer_of("language.1", moments(plan, effect, 1, width=64), plan) for effect in (0.0, 1.0))
-    assert without.noise_share > 0.5
-    assert with_one.noise_share < 0.1
-    assert 0 <= with_one.noise_share <= without.noise_share <= 1
+    n = np.bincount(plan.codes)
+    for effect in (0.0, 0.3):
+        found = [layer_of("language.1", moments(plan, effect, seed, width=64), plan).noise_trace for seed in range(20)]
+        assert np.mean(found) == pytest.approx(64 * (1 / n[0] + 1 / n[1]) ** 2, rel=0.1)
+
+
+def test_noise_in_a_direction_is_all_without_effect_and_little_with_one():
+    generator = np.random.default_rng(0)
+    positive, folds = np.arange(400) % 2 == 0, np.arange(400) // 2 % 5
+    scores, strata = generator.normal(size=400), np.zeros(400, dtype=int)
+    errors = [scored_auroc(scores, positive, folds, strata, noise).standard_error for noise in (0.0, 1e-9, 1e3, np.inf)]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-6)
+    assert errors[2] == errors[3] == pytest.approx(np.sqrt(2) * errors[0])
+
+
+def test_the_variance_of_auroc_is_free_of_bias_in_small_sets():
+    """Eight rows of each class without effect: (m + n + 1) / (12 m n) is exact (Mann and Whitney, 1947)."""
+    generator, found = np.random.default_rng(0), []
+    positive, whole = np.arange(16) % 2 == 0, np.zeros(16, dtype=int)
+    for _ in range(600):
+        scores = generator.normal(size=16)
+        found.append(
+            [scored_auroc(scores, positive, whole, whole, 0.0, one).standard_error ** 2 for one in (True, False)]
+        )
+    unbiased, delong = np.mean(found, axis=0)
+    assert unbiased == pytest.approx(17 / (12 * 64), rel=0.03)
+    assert delong > 1.05 * unbiased
+
+
+def test_classes_wholly_apart_have_bounds_that_say_how_few_rows_there_are():
+    positive, whole = np.arange(40) % 2 == 0, np.zeros(40, dtype=int)
+    found = scored_auroc(positive.astype(float), positive, whole, whole, 0.0)
+    assert (found.auroc, found.high) == pytest.approx((1, 1))
+    assert 0.85 < found.low < 0.95
 
 
 def test_rows_without_scatter_have_no_interval_and_raise_nothing():

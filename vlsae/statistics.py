@@ -17,6 +17,9 @@ Statistic = Callable[[np.ndarray], Any]
 #: Largest number of weights held at once, in elements.
 WEIGHTS_AT_ONCE = 1 << 22
 
+#: Steps of a search by halves: bounds are known to 1e-12 of how far they could lie.
+HALVINGS = 40
+
 
 class Interval(NamedTuple):
     """An estimate with its error and confidence interval; ``replicates (B, …)`` are what these were made from."""
@@ -136,21 +139,32 @@ def share_interval(found: Interval, groups: int, rows: int, level: float = 0.95)
     as they are; t(groups - 1) stands for the normal quantile (Korn and Graubard, 1998). Near 0 and 1, and where rows
     are few, it covers better than quantiles of resamples, which have no ends beyond what was seen.
     """
+    low, high = wilson_bounds(found.estimate, found.standard_error, max(1, groups - 1), rows, groups, level)
+    return found._replace(low=low, high=high)
+
+
+def wilson_bounds(
+    share: Any, error: Any, freedom: Any, rows: Any, certain: Any, level: float = 0.95
+) -> tuple[Any, Any]:
+    """Return Wilson's bounds of shares of 0…1 with a known ``error``, by t with ``freedom``.
+
+    The draws that the error is worth are at most ``rows``; ``certain`` where there is no error.
+    """
     from scipy import stats
 
     _check_level(level)
-    p = np.clip(np.asarray(found.estimate, dtype=np.float64), 0.0, 1.0)
-    error = np.asarray(found.standard_error, dtype=np.float64)
+    p = np.clip(np.asarray(share, dtype=np.float64), 0.0, 1.0)
+    error = np.asarray(error, dtype=np.float64)
     variance = p * (1 - p)
     with np.errstate(divide="ignore", invalid="ignore"):
-        draws = np.where(error > 0, np.minimum(variance / error**2, rows), groups)
+        draws = np.where(error > 0, np.minimum(variance / error**2, rows), certain)
     # Where all are right the error says nothing; an estimate at its end and not without error counts as one draw.
     draws = np.where(np.isfinite(error), np.maximum(draws, 1.0), np.nan)
-    t = stats.t.ppf((1 + level) / 2, max(1, groups - 1))
+    t = stats.t.ppf((1 + level) / 2, freedom)
     middle = (p + t**2 / (2 * draws)) / (1 + t**2 / draws)
     half = t / (1 + t**2 / draws) * np.sqrt(variance / draws + t**2 / (4 * draws**2))
     low, high = (np.clip(end, 0.0, 1.0) for end in (middle - half, middle + half))
-    return found._replace(low=_plain(low), high=_plain(high))
+    return _plain(low), _plain(high)
 
 
 def jackknife(statistic: Statistic, blocks: Any, level: float = 0.95) -> Interval:
@@ -198,18 +212,30 @@ def groups_kept(groups: int) -> np.ndarray:
 
 
 class VarianceParts(NamedTuple):
-    """The variance of an estimate: what groups do each by themselves, and what each two do together."""
+    """The variance of an estimate: what groups do each by themselves, and what each two do together.
+
+    ``single`` is free of bias, so by chance below zero; ``doubt`` is its standard deviation. ``third`` is the third
+    cumulant of what groups do together: how skewed that is.
+    """
 
     single: Any
     paired: Any
+    third: Any
+    doubt: Any
+
+    @property
+    def variance(self) -> Any:
+        """The variance, both parts together."""
+        return np.maximum(self.single, 0.0) + self.paired
 
 
 def variance_parts(left_out: Any, groups: int) -> VarianceParts:
-    """Return both parts ``(…)`` of the variance from values ``(R, …)`` in the order of :func:`groups_kept`.
+    """Return the parts ``(…)`` of the variance from values ``(R, …)`` in the order of :func:`groups_kept`.
 
     The jackknife counts twice what two groups do only together (Efron and Stein, 1981), which is all of the variance
     of a squared mean where the mean is zero: values without two groups tell that part, and it is taken off. Its share
-    ((G - 1)/G)² is what remains when scatter within groups is known well from the rows.
+    ((G - 1)/G)² is what remains when scatter within groups is known well from the rows. Products of three pairs of
+    three groups tell the third cumulant.
     """
     left_out = np.asarray(left_out, dtype=np.float64)
     first, second = np.triu_indices(groups, 1)
@@ -217,9 +243,14 @@ def variance_parts(left_out: Any, groups: int) -> VarianceParts:
     with np.errstate(invalid="ignore"):
         whole = (groups - 1) / groups * ((ones - ones.mean(axis=0)) ** 2).sum(axis=0)
         together = (groups - 2) * twos - (groups - 1) * (ones[first] + ones[second])
-        together = ((together - together.mean(axis=0)) ** 2).sum(axis=0) / (groups * (groups - 1))
-    paired = together * ((groups - 1) / groups) ** 2
-    return VarianceParts(np.maximum(whole - 2 * paired, 0.0), paired)
+        together = together - together.mean(axis=0)
+        paired = (together**2).sum(axis=0) / (groups * (groups - 1)) * ((groups - 1) / groups) ** 2
+        table = np.zeros((*together.shape[1:], groups, groups))
+        table[..., first, second] = np.moveaxis(together, 0, -1) * (groups - 2) / groups**2
+        table += np.swapaxes(table, -1, -2)
+        # Of all triples of groups, as many as are of three groups that differ.
+        third = ((table @ table) * table).sum(axis=(-2, -1)) * groups**2 / ((groups - 1) * (groups - 2))
+    return VarianceParts(whole - 2 * paired, paired, np.maximum(third, 0.0), np.sqrt(2 / (groups - 1)) * whole)
 
 
 def pair_jackknife_interval(estimate: Any, left_out: Any, groups: int, level: float = 0.95) -> Interval:
@@ -228,39 +259,61 @@ def pair_jackknife_interval(estimate: Any, left_out: Any, groups: int, level: fl
 
     _check_level(level)
     estimate, left_out = np.asarray(estimate, dtype=np.float64), np.asarray(left_out, dtype=np.float64)
-    single, paired = variance_parts(left_out, groups)
-    error = np.sqrt(single + paired)
+    error = np.sqrt(variance_parts(left_out, groups).variance)
     half = stats.t.ppf((1 + level) / 2, groups - 1) * error
     return Interval(_plain(estimate), _plain(error), _plain(estimate - half), _plain(estimate + half), left_out)
 
 
 def squared_length_interval(
-    estimate: Any, noise: Any, parts: VarianceParts, freedom: int, level: float = 0.95
+    estimate: Any, noise: Any, parts: VarianceParts, freedom: int, level: float = 0.95, shared: float = 1.0
 ) -> tuple[Any, Any, Any]:
-    """Return error, low and high of a squared length θ: all θ with (estimate - θ)² ≤ t²(paired + κ max(θ, 0)).
+    """Return error, low and high of a squared length θ: all θ from which the estimate is not too far.
 
-    The variance of a squared length grows with it: κ is the slope. It is ``single`` over the estimate where that is
-    far from zero, and that of directions of pure noise, 2·``paired`` over ``noise`` (what was subtracted to make the
-    estimate unbiased), where it is not. So the interval is exact for θ = 0, and not symmetric; low and high are the
-    outermost of these θ.
+    ``noise`` was subtracted to make the estimate unbiased. The estimate's variance at θ is ``paired`` and what μ of
+    that length adds, 4 μ'Σμ: nothing at θ = 0, that of a direction of pure noise near it, and farther off ``single``,
+    less what of it follows the estimate's own error (``third`` over ``paired`` of that error, of which ``shared`` went
+    into both). How far is too far is told by Pearson's third type of distribution with the estimate's skewness
+    (quantile by Wilson and Hilferty, 1931, of t with ``freedom``). Low and high are not symmetric and not clipped.
     """
     from scipy import stats
 
     _check_level(level)
     estimate, noise = np.asarray(estimate, dtype=np.float64), np.asarray(noise, dtype=np.float64)
-    single, paired = (np.asarray(part, dtype=np.float64) for part in parts)
-    above, t2 = np.maximum(estimate, 0), stats.t.ppf((1 + level) / 2, freedom) ** 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        doubt = np.where(above > 0, paired / (paired + above**2), 1.0)
-        slope = (single + 2 * doubt * paired) / (above + doubt * noise)
-        slope = np.where(single + paired > 0, slope, 0.0)
-        middle = estimate + t2 * slope / 2
-        root = np.sqrt(middle**2 - estimate**2 + t2 * paired)
-        flat = np.sqrt(t2 * paired)
-        # Below zero the variance does not change; a root that is NaN says that no θ above zero is near enough.
-        low = np.where((estimate > 0) & (middle - root >= 0), middle - root, estimate - flat)
-        high = np.where(middle + root >= 0, middle + root, estimate + flat)
-    return _plain(np.sqrt(single + paired)), _plain(low), _plain(high)
+    single, paired, third, doubt = (np.asarray(part, dtype=np.float64) for part in parts)
+    t = stats.t.ppf((1 + level) / 2, freedom)
+    side = np.array([1.0, -1.0]).reshape(2, *(1,) * estimate.ndim)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        several = paired > 0
+        slope, cubed = np.where(several, 2 * paired / noise, 0.0), np.where(several, third / paired, 0.0)
+        follows = shared * cubed
+        # The largest eigenvalue of Σ is at most the root of tr Σ²: 4 μ'Σμ is at most this times θ.
+        most = 2 * np.sqrt(2 * paired)
+
+        def outside(theta: np.ndarray) -> np.ndarray:
+            above = np.maximum(theta, 0.0)
+            known = np.where(above > 0, 1 / (1 + (doubt / (most * above)) ** 2), 0.0)
+            known = np.where(several, known, 1.0)
+            own = np.maximum((1 - known) * slope * above + known * (single - follows * (estimate - theta)), 0.0)
+            variance = paired + own
+            skewness = np.where(variance > 0, cubed * (paired + 1.5 * own) / variance**1.5, 0.0)
+            return side * (estimate - theta) > np.abs(_skewed_quantile(side * t, skewness)) * np.sqrt(variance)
+
+        step = cubed + slope
+        far = 4 * t**2 * step + 4 * t * np.sqrt(parts.variance + step * np.abs(estimate))
+        inner, outer = estimate + 0 * side, estimate - side * far
+        for _ in range(HALVINGS):
+            middle = (inner + outer) / 2
+            beyond = outside(middle)
+            inner, outer = np.where(beyond, inner, middle), np.where(beyond, middle, outer)
+    low, high = (inner + outer) / 2
+    return _plain(np.sqrt(parts.variance)), _plain(low), _plain(high)
+
+
+def _skewed_quantile(z: Any, skewness: Any) -> Any:
+    """Return the quantile of a standardised Pearson III distribution where the normal one is ``z``."""
+    # No sum of squares of normal variables is more skewed than a single one.
+    g = np.clip(skewness, 1e-6, np.sqrt(8))
+    return 2 / g * (np.maximum(1 + g * z / 6 - g**2 / 36, 0.0) ** 3 - 1)
 
 
 def permutation_p_value(observed: float, null: Any) -> float:

@@ -77,5 +77,5 @@ def _delta(layer: Layer, number: int) -> tuple[float, float, float]:
 def _auroc(layer: Layer, number: int) -> tuple[float, float, float]:
     if layer.auroc is None:
         return (float("nan"),) * 3
-    value, error = float(layer.auroc.by_stratum[number]), float(layer.auroc.stratum_error[number])
-    return value - 1.96 * error, value, value + 1.96 * error
+    found = layer.auroc
+    return float(found.stratum_low[number]), float(found.by_stratum[number]), float(found.stratum_high[number])

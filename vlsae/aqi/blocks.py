@@ -5,7 +5,7 @@ d width, A strata, G blocks, R = G + G(G - 1)/2 ways of leaving blocks out.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,12 +49,9 @@ def intervals(cells: ClassMoments, design: Design, effect: StratifiedEffect) -> 
     """Return the intervals of an effect from its cells by block, stratum and class."""
     found = left_out(cells, design)
     estimates = {**{name: getattr(effect, name) for name in (*DISTANCES, *RATIOS)}, "strata": effect.delta_squared}
-    result = {}
-    for name, values in found.values.items():
-        if name in RATIOS:
-            result[name] = statistics.pair_jackknife_interval(estimates[name], values[1:], design.n_blocks)
-        else:
-            result[name] = _distance_interval(np.asarray(estimates[name]), values, found.noise[name][0], design)
+    result = _distance_intervals(estimates, found, design)
+    for name in RATIOS:
+        result[name] = statistics.pair_jackknife_interval(estimates[name], found.values[name][1:], design.n_blocks)
     return Intervals(result, float(found.noise["stratified_delta_squared"][0]))
 
 
@@ -63,17 +60,15 @@ def parts_of(interval: Interval, design: Design) -> VarianceParts:
     return statistics.variance_parts(interval.replicates, design.n_blocks)
 
 
-def share_of(pooled: Interval, design: Design) -> float:
-    """Return the share of a score's variance within classes that is due to noise in its direction, in [0, 1].
+def noise_trace(pooled: Interval, variance: float, design: Design) -> float:
+    """Return tr Σ² with Σ the variance of the difference of the class means over all rows, in the rows' units.
 
-    ``pooled`` is the interval of δ² over all rows; the direction is the difference of the class means over all folds
-    but one. With Σ the variance of that difference over all rows, a score varies by μ'Σμ + F/(F - 1) tr Σ²; the parts
-    of the variance of the squared distance are 4 μ'Σμ and 2 tr Σ².
+    ``pooled`` is the interval of δ² over all rows and ``variance`` what it was divided by: the part of its variance
+    that is of pairs is 2 tr Σ² over the square of that. ``inf`` where there are no blocks.
     """
-    single, paired = parts_of(pooled, design)
-    trained = float(paired) * design.n_folds / (design.n_folds - 1)
-    whole = float(single) + 2 * trained
-    return 2 * trained / whole if whole > 0 and np.isfinite(whole) else 1.0
+    if not design.n_blocks or not len(pooled.replicates):
+        return float("inf")
+    return float(parts_of(pooled, design).paired) * variance**2 / 2
 
 
 def left_out(cells: ClassMoments, design: Design) -> LeftOut:
@@ -193,8 +188,21 @@ def _omega_squared(found: _Distances) -> np.ndarray:
     return (between - number * mean_within) / (between + inside + mean_within)
 
 
-def _distance_interval(estimate: np.ndarray, values: np.ndarray, noise: np.ndarray, design: Design) -> Interval:
+def _distance_intervals(estimates: dict[str, Any], found: LeftOut, design: Design) -> dict[str, Interval]:
+    """Return the intervals of all squared distances, searched for at once."""
+    columns = {name: found.values[name].reshape(len(found.values[name]), -1) for name in found.noise}
+    values = np.concatenate(list(columns.values()), axis=1)
+    noise = np.concatenate([np.atleast_1d(one[0]) for one in found.noise.values()])
+    whole = np.concatenate([np.atleast_1d(np.asarray(estimates[name], dtype=np.float64)) for name in columns])
     parts = statistics.variance_parts(values[1:], design.n_blocks)
-    error, low, high = statistics.squared_length_interval(estimate, noise, parts, design.n_blocks - 1)
-    plain = float(estimate) if estimate.ndim == 0 else estimate
-    return Interval(plain, error, low, high, values[1:])
+    bounds = np.stack(statistics.squared_length_interval(whole, noise, parts, design.n_blocks - 1))
+    result, at = {}, 0
+    for name, own in columns.items():
+        error, low, high = bounds[:, at : at + own.shape[1]]
+        at += own.shape[1]
+        replicates = found.values[name][1:]
+        if replicates.ndim == 1:
+            result[name] = Interval(float(estimates[name]), float(error[0]), float(low[0]), float(high[0]), replicates)
+        else:
+            result[name] = Interval(estimates[name], error, low, high, replicates)
+    return result

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from vlsae.aqi.compare import PairedComparison, p_value, paired_blocks
-from vlsae.aqi.crossfit import ScoredAUROC, paired_auroc
+from vlsae.aqi.crossfit import ScoredAUROC, direction_noise, paired_auroc
 from vlsae.aqi.design import Design
 from vlsae.aqi.headline import Headline, fold_parts, headline
 from vlsae.aqi.layer import Layer, layer_of
@@ -104,7 +104,7 @@ def _headline_metrics(
     for first, second in zip(one.choice.chosen.tolist(), other.choice.chosen.tolist()):
         a, b = (one.intervals["stratified_delta_squared"] for one in (layers[0][first], layers[1][second]))
         apart.append(paired_blocks(a, b, design.n_blocks).difference)
-    error = float(np.sqrt(sum(fold_parts(apart, design))))
+    error = float(np.sqrt(fold_parts(apart, design).variance))
     value = one.delta_squared.estimate - other.delta_squared.estimate
     half = float(stats.t.ppf(0.975, design.n_blocks - 1)) * error
     difference = Interval(value, error, value - half, value + half, np.zeros((0,)))
@@ -129,20 +129,19 @@ def _stratum(layer: Layer, number: int) -> Interval:
 def _paired_auroc(a: State, b: State, one: Layer, other: Layer) -> ScoredAUROC | None:
     if one.site not in a.scores or other.site not in b.scores:
         return None
-    design, share = a.design, max(one.noise_share, other.noise_share)
-    scores = a.scores[one.site], b.scores[other.site]
-    return paired_auroc(*scores, design.codes == 0, design.folds, design.strata, share)
+    design, scores = a.design, (a.scores[one.site], b.scores[other.site])
+    noise = [direction_noise(layer.noise_trace, design.n_folds) for layer in (one, other)]
+    return paired_auroc(*scores, design.codes == 0, design.folds, design.strata, noise)
 
 
 def _auroc_p(found: ScoredAUROC) -> float | None:
     if not found.standard_error > 0:
         return 1.0 if found.auroc == 0 else _number(math.nan)
-    return float(2 * stats.norm.sf(abs(found.auroc) / found.standard_error))
+    return float(2 * stats.t.sf(abs(found.auroc) / found.standard_error, found.freedom))
 
 
 def _auroc_measure(found: ScoredAUROC) -> Measure:
-    half = 1.96 * found.standard_error
-    return Measure(_number(found.auroc), "AUROC", _number(found.auroc - half), _number(found.auroc + half))
+    return Measure(_number(found.auroc), "AUROC", _number(found.low), _number(found.high))
 
 
 def _auroc_cells(found: ScoredAUROC | None) -> list[float | None]:

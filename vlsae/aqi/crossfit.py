@@ -5,20 +5,21 @@ n rows, d width, A strata.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlsae.aqi.accumulators import ClassMoments, moments_of
 from vlsae.aqi.inputs import Labelled, chunks, groups, labelled, two_classes
-from vlsae.aqi.scatter import ratio
 from vlsae.errors import UserError
+from vlsae.statistics import wilson_bounds
 
 
 class CrossfitAUROC(NamedTuple):
     """AUROC along the direction of the other folds, by stratum ``(A,)``, each row's score ``(n,)``, and its error.
 
-    ``stratum_error (A,)`` is the error of each stratum's.
+    ``stratum_error (A,)`` is the error of each stratum's; low and high are 95 % bounds.
     """
 
     auroc: float
@@ -26,15 +27,31 @@ class CrossfitAUROC(NamedTuple):
     scores: np.ndarray
     standard_error: float
     stratum_error: np.ndarray
+    low: float
+    high: float
+    stratum_low: np.ndarray
+    stratum_high: np.ndarray
 
 
 class ScoredAUROC(NamedTuple):
-    """AUROC of given scores, its error, and both by stratum ``(A,)``."""
+    """AUROC of given scores with its error and 95 % bounds, the same by stratum ``(A,)``, and the errors' freedom."""
 
     auroc: float
     standard_error: float
     by_stratum: np.ndarray
     stratum_error: np.ndarray
+    low: float
+    high: float
+    stratum_low: np.ndarray
+    stratum_high: np.ndarray
+    freedom: float
+    stratum_freedom: np.ndarray
+
+
+def crossfitted(found: ScoredAUROC, scores: np.ndarray) -> CrossfitAUROC:
+    """Return the AUROC of cross-fitted ``scores (n,)`` with them."""
+    bounds = (found.low, found.high, found.stratum_low, found.stratum_high)
+    return CrossfitAUROC(found.auroc, found.by_stratum, scores, found.standard_error, found.stratum_error, *bounds)
 
 
 def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None, scale: Any = None) -> CrossfitAUROC:
@@ -54,76 +71,154 @@ def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None, scale: A
     if len(fold_names) < 2:
         raise UserError(f"folds must name at least 2 folds; got {len(fold_names)}.")
     if not two_classes(data):
-        nothing = np.full(len(names), np.nan)
-        return CrossfitAUROC(float("nan"), nothing, np.full(rows, np.nan), float("nan"), nothing)
+        one, each = float("nan"), np.full(len(names), np.nan)
+        return CrossfitAUROC(one, each, np.full(rows, np.nan), one, each, one, one, each, each)
     centred, offset = _crossfit_scores(data, fold, len(fold_names), scale)
-    found = scored_auroc(centred, data.codes == 0, fold, stratum)
+    found = scored_auroc(centred, data.codes == 0, fold, stratum, unbiased=False)
     # The scale of the scores is that of the rows as they were read.
-    return CrossfitAUROC(found.auroc, found.by_stratum, centred + offset, found.standard_error, found.stratum_error)
+    return crossfitted(found, centred + offset)
+
+
+def direction_noise(trace: float, groups: int) -> float:
+    """Return what noise in a group's direction adds to the variance of the difference of its classes' mean scores.
+
+    ``trace`` is tr Σ² of the difference of the class means over all rows; the direction is that of the other groups,
+    whose Σ is G/(G - 1) of it, and a group's rows are a G-th of all.
+    """
+    return groups**2 / (groups - 1) * trace
 
 
 def scored_auroc(
-    scores: np.ndarray, positive: np.ndarray, folds: Any, strata: Any, noise_share: float = 1.0
+    scores: np.ndarray, positive: np.ndarray, folds: Any, strata: Any, noise: float = np.inf, unbiased: bool = True
 ) -> ScoredAUROC:
     """Return the chance that a positive row scores above another of its fold and stratum, all arrays ``(n,)``.
 
-    The error is DeLong's, times √(1 + ``noise_share``): 0 where scores were not learned, and else the share of a
-    score's variance that is due to noise in what was learned on the other folds. Each two folds share that noise both
-    ways, so without effect, where it is all, the variance of their mean doubles; it is what the directions found would
-    reach on new rows that the interval then holds. A stratum shares only its own rows' part of it. A fold with a score
-    of NaN is left out.
+    The error is DeLong's times √(1 + ρ), with ρ the share of the variance of a fold's mean difference that is ``noise``
+    in the direction along which it was scored: 0 where scores were not learned, all of it (``inf``) where nothing is
+    known. Each two folds share that noise both ways; it is what the directions found would reach on new rows that the
+    bounds then hold. A stratum shares only its own rows' part of it. DeLong's variance counts twice what a row of each
+    class do only together, which ``unbiased`` takes off. Bounds are Wilson's, by t with Satterthwaite's (1946) degrees
+    of freedom. A fold with a score of NaN is left out.
     """
     names, parts = _compared(folds, strata, len(scores))
-    pairs, wins, noise = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names))
-    for a, members in parts:
-        values, above = scores[members], positive[members]
-        if np.isnan(values).any() or above.all() or not above.any():
-            continue
-        high, low = _placements(values, above)
-        weight = float(len(high) * len(low))
-        pairs[a] += weight
-        wins[a] += weight * float(high.mean())
-        noise[a] += weight**2 * _squared_error(high, low)
-    total, own = float(pairs.sum()), _own_factor(strata, noise_share)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        by_stratum, stratum_error = wins / pairs, np.sqrt(own * noise) / pairs
-    error = float(np.sqrt((1 + noise_share) * noise.sum()) / total) if total else float("nan")
-    return ScoredAUROC(ratio(float(wins.sum()), total), error, by_stratum, stratum_error)
+    tally = Tally(len(names))
+    for _, stratum, members in parts:
+        tally.compare(stratum, scores[members], positive[members], unbiased)
+    share = _share_of(scores, positive, parts, noise)
+    return tally.result(share, _own_factor(strata, share))
 
 
 def paired_auroc(
-    first: np.ndarray, second: np.ndarray, positive: np.ndarray, folds: Any, strata: Any, noise_share: float = 1.0
+    first: np.ndarray,
+    second: np.ndarray,
+    positive: np.ndarray,
+    folds: Any,
+    strata: Any,
+    noise: Sequence[float] = (np.inf, np.inf),
 ) -> ScoredAUROC:
     """Return the difference of the AUROCs of two scores of the same rows, with its error: first less second.
 
-    Rows are compared as in :func:`scored_auroc`; what both scores share does not widen the error (DeLong et al., 1988).
+    Rows are compared as in :func:`scored_auroc`, and of both shares of ``noise`` the larger counts; what both scores
+    share does not widen the error (DeLong et al., 1988). Bounds are t errors away.
     """
     names, parts = _compared(folds, strata, len(first))
-    pairs, wins, noise = np.zeros(len(names)), np.zeros(len(names)), np.zeros(len(names))
-    for a, members in parts:
+    tally = Tally(len(names))
+    for _, stratum, members in parts:
         above = positive[members]
         if np.isnan(first[members] + second[members]).any() or above.all() or not above.any():
             continue
-        sides = zip(_placements(first[members], above), _placements(second[members], above))
-        high, low = (one - other for one, other in sides)
+        one, other = (_placements(scores[members], above) for scores in (first, second))
+        tally.add(stratum, one[0] - other[0], one[1] - other[1], 0.0)
+    share = max(_share_of(scores, positive, parts, own) for scores, own in zip((first, second), noise))
+    return tally.result(share, _own_factor(strata, share), difference=True)
+
+
+class Tally:
+    """What comparisons of rows add up to, by stratum ``(A,)``: pairs, wins, the error's parts, rows."""
+
+    def __init__(self, strata: int) -> None:
+        self._sums = np.zeros((6, strata))
+
+    def compare(self, stratum: int, scores: np.ndarray, positive: np.ndarray, unbiased: bool = True) -> None:
+        """Compare the rows of a set; nothing where a score is NaN or a class has none."""
+        if np.isnan(scores).any() or positive.all() or not positive.any():
+            return
+        high, low, square = _placements(scores, positive)
+        self.add(stratum, high, low, _pairs_alone(high, low, square) if unbiased else 0.0)
+
+    def add(self, stratum: int, high: np.ndarray, low: np.ndarray, twice: float) -> None:
+        """Add placements of a set of rows, and what its variance by DeLong counts twice."""
         weight = float(len(high) * len(low))
-        pairs[a] += weight
-        wins[a] += weight * float(high.mean())
-        noise[a] += weight**2 * _squared_error(high, low)
-    total = float(pairs.sum())
+        if min(len(high), len(low)) < 2:  # one row shows no spread
+            error = square = float("nan")
+        else:
+            own = [float(one.var(ddof=1)) / len(one) for one in (high, low)]
+            # What is counted twice is at most half.
+            error = max(sum(own) - twice, sum(own) / 2)
+            square = sum(value**2 / (len(one) - 1) for value, one in zip(own, (high, low)))
+        freedom = len(high) + len(low) - 2
+        self._sums[:, stratum] += (
+            weight,
+            weight * float(high.mean()),
+            weight**2 * error,
+            weight**4 * square,
+            freedom,
+            len(high) + len(low),
+        )
+
+    def result(self, share: float, own: np.ndarray, difference: bool = False) -> ScoredAUROC:
+        """Return AUROC over all strata and in each; ``own (A,)`` is what each one's variance is multiplied by."""
+        whole = self._sums.sum(axis=1, keepdims=True)
+        value, error, low, high, freedom = (float(one[0]) for one in _summed(whole, np.array([1 + share]), difference))
+        by_stratum, stratum_error, lower, upper, freedoms = _summed(self._sums, own, difference)
+        return ScoredAUROC(value, error, by_stratum, stratum_error, low, high, lower, upper, freedom, freedoms)
+
+
+def _summed(sums: np.ndarray, factor: np.ndarray, difference: bool) -> tuple[np.ndarray, ...]:
+    """Return values, errors, bounds and degrees of freedom ``(A,)`` of sums ``(6, A)``."""
+    from scipy import stats
+
+    pairs, wins, noise, square, freedom, rows = sums
     with np.errstate(invalid="ignore", divide="ignore"):
-        by_stratum = wins / pairs
-        stratum_error = np.sqrt(_own_factor(strata, noise_share) * noise) / pairs
-    error = float(np.sqrt((1 + noise_share) * noise.sum()) / total) if total else float("nan")
-    return ScoredAUROC(float(wins.sum() / total) if total else float("nan"), error, by_stratum, stratum_error)
+        value, error = wins / pairs, np.sqrt(factor * noise) / pairs
+        freedom = np.where(noise > 0, noise**2 / square, np.maximum(freedom, 1))
+        if difference:
+            half = stats.t.ppf(0.975, freedom) * error
+            return value, error, value - half, value + half, freedom
+        low, high = (np.atleast_1d(one) for one in wilson_bounds(value, error, freedom, rows, rows))
+    return value, error, low, high, freedom
 
 
-def _compared(folds: Any, strata: Any, n: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """Return the strata's names, and each set of rows that are compared with each other, with its stratum."""
+def _share_of(
+    scores: np.ndarray, positive: np.ndarray, parts: Sequence[tuple[int, int, np.ndarray]], noise: float
+) -> float:
+    """Return the share ρ of :func:`scored_auroc`."""
+    if noise in (0, np.inf):
+        return float(noise > 0)
+    spread = []
+    for fold, _, members in parts:
+        values, above = scores[members], positive[members]
+        if not np.isnan(values).any() and above.any() and not above.all():
+            spread.append((fold, int(above.sum() * (~above).sum()), _squared_error(values[above], values[~above])))
+    if not spread:
+        return 1.0
+    weight, variance = (np.zeros(1 + max(fold for fold, _, _ in spread)) for _ in range(2))
+    for fold, pairs, error in spread:
+        weight[fold] += pairs
+        variance[fold] += pairs**2 * error
+    with np.errstate(invalid="ignore", divide="ignore"):
+        whole = np.nanmean((variance / weight**2)[weight > 0])
+        share = noise / whole
+    return float(np.clip(share, 0.0, 1.0)) if np.isfinite(share) else 1.0
+
+
+def _compared(folds: Any, strata: Any, n: int) -> tuple[np.ndarray, list[tuple[int, int, np.ndarray]]]:
+    """Return the strata's names, and each set of rows that are compared with each other, with its fold and stratum."""
     (_, fold), (names, stratum) = groups("folds", folds, n), groups("strata", strata, n)
     order = np.lexsort((stratum, fold))
     ends = np.flatnonzero(np.diff(fold[order] * len(names) + stratum[order])) + 1
-    return names, [(int(stratum[members[0]]), members) for members in np.split(order, ends) if len(members)]
+    sets = [members for members in np.split(order, ends) if len(members)]
+    return names, [(int(fold[one[0]]), int(stratum[one[0]]), one) for one in sets]
 
 
 def _own_factor(strata: Any, noise_share: float) -> np.ndarray:
@@ -171,22 +266,31 @@ def _crossfit_scores(
     return scores, np.nan_to_num(ways @ shift)[fold]
 
 
-def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Return for each positive row the share of others below it, for each other the share of positives above it.
 
-    Ties count half; the mean of either is AUROC.
+    Ties count half; the mean of either is AUROC. The third is the sum over pairs of what each counts, squared.
     """
     high, low = scores[positive], scores[~positive]
-    below, above = np.sort(low), np.sort(high)
-    return _below(below, high), 1 - _below(above, low)
+    below, to = (np.searchsorted(np.sort(low), high, side=side) for side in ("left", "right"))
+    above, up_to = (np.searchsorted(np.sort(high), low, side=side) for side in ("left", "right"))
+    square = float(below.sum() + (to - below).sum() / 4)
+    return (below + to) / (2 * len(low)), 1 - (above + up_to) / (2 * len(high)), square
 
 
-def _below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the share of ``ordered`` below each value, ties half."""
-    return (np.searchsorted(ordered, values) + np.searchsorted(ordered, values, side="right")) / (2 * len(ordered))
+def _pairs_alone(high: np.ndarray, low: np.ndarray, square: float) -> float:
+    """Return the part of AUROC's variance that a row of each class have only together: DeLong's holds it twice.
+
+    A two-way analysis of variance of the pairs of m and n rows, whose residual mean square is that part times mn.
+    """
+    m, n = len(high), len(low)
+    if min(m, n) < 2:
+        return 0.0
+    residual = square - n * float((high**2).sum()) - m * float((low**2).sum()) + m * n * float(high.mean()) ** 2
+    return max(residual, 0.0) / ((m - 1) * (n - 1) * m * n)
 
 
 def _squared_error(high: np.ndarray, low: np.ndarray) -> float:
-    if min(len(high), len(low)) < 2:  # one row shows no spread
+    if min(len(high), len(low)) < 2:
         return float("nan")
     return float(high.var(ddof=1) / len(high) + low.var(ddof=1) / len(low))

@@ -12,7 +12,7 @@ import numpy as np
 
 from vlsae import statistics
 from vlsae.aqi import blocks
-from vlsae.aqi.crossfit import ScoredAUROC, scored_auroc
+from vlsae.aqi.crossfit import ScoredAUROC, direction_noise, scored_auroc
 from vlsae.aqi.design import Design
 from vlsae.aqi.layer import Layer
 from vlsae.aqi.layers import CrossfitLayer
@@ -77,12 +77,12 @@ def _choice(layers: Sequence[Layer], design: Design) -> CrossfitLayer:
 def fold_parts(values: Sequence[Interval], design: Design) -> VarianceParts:
     """Return the parts of the variance of a mean over folds, from each fold's number over all rows at its layer.
 
-    Held-out rows of folds are independent, so variances add: what blocks do each by themselves is as of all rows; pairs
-    of blocks are F times as few within folds as over all rows.
+    Held-out rows of folds are independent, so variances and third cumulants add: what blocks do each by themselves is
+    as of all rows; pairs of blocks are F times as few within folds as over all rows.
     """
     parts = [blocks.parts_of(one, design) for one in values]
-    single, paired = (float(np.mean([part[i] for part in parts])) for i in (0, 1))
-    return VarianceParts(single, design.n_folds * paired)
+    single, paired, third, doubt = (float(np.mean([part[i] for part in parts])) for i in range(4))
+    return VarianceParts(single, design.n_folds * paired, design.n_folds * third, doubt)
 
 
 def _interval(layers: Sequence[Layer], design: Design, choice: CrossfitLayer) -> Interval:
@@ -94,18 +94,21 @@ def _interval(layers: Sequence[Layer], design: Design, choice: CrossfitLayer) ->
     chosen = [layers[place] for place in choice.chosen.tolist()]
     own = [layer.intervals["stratified_delta_squared"] for layer in chosen]
     noise = design.n_folds * float(np.mean([layer.noise for layer in chosen]))
-    found = statistics.squared_length_interval(estimate, noise, fold_parts(own, design), design.n_blocks - 1)
+    found = statistics.squared_length_interval(
+        estimate, noise, fold_parts(own, design), design.n_blocks - 1, shared=1 / design.n_folds
+    )
     return Interval(estimate, *found, np.zeros((0,)))
 
 
 def _auroc(layers: Sequence[Layer], design: Design, choice: CrossfitLayer) -> ScoredAUROC | None:
     """Return AUROC of the rows' cross-fitted scores at the layer of their fold."""
-    scores = np.full(len(design.codes), np.nan)
+    scores, known = np.full(len(design.codes), np.nan), True
     for fold, place in enumerate(choice.chosen.tolist()):
         found = layers[place].auroc if place >= 0 else None
         if found is None or len(found.scores) == 0:
             return None
-        held = design.folds == fold
-        scores[held] = found.scores[held]
-    share = float(np.mean([layers[place].noise_share for place in choice.chosen.tolist()]))
-    return scored_auroc(scores, design.codes == 0, design.folds, design.strata, share)
+        held, noise = design.folds == fold, direction_noise(layers[place].noise_trace, design.n_folds)
+        known = known and 0 < noise < np.inf
+        # In units of the noise in its direction: layers are of any size, and rows are compared within folds alone.
+        scores[held] = found.scores[held] / (np.sqrt(noise) if known else 1.0)
+    return scored_auroc(scores, design.codes == 0, design.folds, design.strata, 1.0 if known else np.inf)

@@ -12,7 +12,14 @@ import numpy as np
 
 from vlsae.aqi import blocks, indices
 from vlsae.aqi.accumulators import ClassMoments
-from vlsae.aqi.crossfit import CrossfitAUROC, directions, scored_auroc, scores_along
+from vlsae.aqi.crossfit import (
+    CrossfitAUROC,
+    crossfitted,
+    direction_noise,
+    directions,
+    scored_auroc,
+    scores_along,
+)
 from vlsae.aqi.design import Design
 from vlsae.aqi.effect import StratifiedEffect, stratified_of
 from vlsae.aqi.inputs import rows
@@ -32,7 +39,7 @@ class Layer:
 
     ``intervals`` has those of the effect's scalars and, as ``strata``, of each stratum's δ²; ``scaled`` is the
     stratified δ² after each coordinate is divided by its within-class deviation, ``dropped`` the coordinates without;
-    ``noise`` was subtracted from the stratified δ²; ``noise_share`` is that of :func:`vlsae.aqi.blocks.share_of`.
+    ``noise`` was subtracted from the stratified δ²; ``noise_trace`` is that of :func:`vlsae.aqi.blocks.noise_trace`.
     """
 
     site: str
@@ -45,8 +52,8 @@ class Layer:
     scaled: Interval | None
     dropped: int
     noise: float = float("nan")
-    noise_share: float = 1.0
-    scaled_noise_share: float = 1.0
+    noise_trace: float = float("inf")
+    scaled_noise_trace: float = float("inf")
     auroc: CrossfitAUROC | None = None
     scaled_auroc: CrossfitAUROC | None = None
     across: CrossfitAUROC | None = None
@@ -84,8 +91,8 @@ def layer_of(site: str, cells: ClassMoments, design: Design, scaled: bool = True
         scaled=None if of_scaled is None else of_scaled["stratified_delta_squared"],
         dropped=dropped,
         noise=noise,
-        noise_share=_share(values, design),
-        scaled_noise_share=1.0 if of_scaled is None else _share(of_scaled, design),
+        noise_trace=_trace(values, cells, design),
+        scaled_noise_trace=float("inf") if of_scaled is None or divided is None else _trace(of_scaled, divided, design),
     )
 
 
@@ -156,9 +163,10 @@ def _deviation(whole: ClassMoments) -> np.ndarray:
     return np.where(varies, np.sqrt(variance), 0.0)
 
 
-def _share(values: dict[str, Interval], design: Design) -> float:
-    pooled = values["pooled_delta_squared"]
-    return blocks.share_of(pooled, design) if design.n_blocks and len(pooled.replicates) else 1.0
+def _trace(values: dict[str, Interval], cells: ClassMoments, design: Design) -> float:
+    both = cells.regroup(np.arange(cells.n_classes) % 2, 2)
+    variance = float(both.scatter().v[0, 1]) if both.count.all() else float("nan")
+    return blocks.noise_trace(values["pooled_delta_squared"], variance, design)
 
 
 def _aurocs(
@@ -180,15 +188,15 @@ def _aurocs(
         np.split(scores_along(values, np.concatenate(ways), shift), np.cumsum([len(way) for way in ways])[:-1], 1)
     )
     rows = np.arange(len(values))
-    plain = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.noise_share)
+    plain = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.noise_trace)
     scaled = None
     if (deviation > 0).any():
-        scaled = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.scaled_noise_share)
+        scaled = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.scaled_noise_trace)
     if strata == 1:
         return plain, scaled, None
-    return plain, scaled, _auroc(next(scores)[rows, design.strata], design.strata, design, layer.noise_share)
+    return plain, scaled, _auroc(next(scores)[rows, design.strata], design.strata, design, layer.noise_trace)
 
 
-def _auroc(scores: np.ndarray, groups: np.ndarray, design: Design, noise_share: float) -> CrossfitAUROC:
-    found = scored_auroc(scores, design.codes == 0, groups, design.strata, noise_share)
-    return CrossfitAUROC(found.auroc, found.by_stratum, scores, found.standard_error, found.stratum_error)
+def _auroc(scores: np.ndarray, groups: np.ndarray, design: Design, noise_trace: float) -> CrossfitAUROC:
+    noise = direction_noise(noise_trace, len(np.unique(groups)))
+    return crossfitted(scored_auroc(scores, design.codes == 0, groups, design.strata, noise), scores)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlsae.aqi.accumulators import ClassMoments
-from vlsae.aqi.crossfit import CrossfitAUROC, scored_auroc
+from vlsae.aqi.crossfit import CrossfitAUROC, Tally, crossfitted
 from vlsae.aqi.design import Design
 from vlsae.aqi.inputs import rows
 from vlsae.aqi.layer import Layer, kept_cells, layer_of
@@ -44,8 +44,7 @@ class OnePass:
         self._block = -1
         self._directions: dict[str, np.ndarray] = {}
         self._waiting: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-        nothing = np.zeros(design.n_strata)
-        self._tally = {site: [nothing.copy() for _ in range(3)] for site in widths}
+        self._tally = {site: Tally(design.n_strata) for site in widths}
 
     @staticmethod
     def state_bytes(widths: Mapping[str, int], design: Design) -> int:
@@ -107,29 +106,14 @@ class OnePass:
             return
         places = np.concatenate([part for part, _ in self._waiting])
         strata, positive = self.design.strata[places], self.design.codes[places] == 0
-        together = np.zeros(len(places), dtype=np.int64)
-        names = np.unique(strata)
+        sets = [np.flatnonzero(strata == stratum) for stratum in range(self.design.n_strata)]
         for site in self._waiting[0][1]:
             scores = np.concatenate([part[site] for _, part in self._waiting])
-            # A block is scored by those before it, so that its error owes nothing to theirs.
-            found = scored_auroc(scores, positive, together, strata, noise_share=0.0)
-            above, below = (
-                np.bincount(strata[side], minlength=self.design.n_strata)[names] for side in (positive, ~positive)
-            )
-            weight = (above * below).astype(np.float64)
-            seen = weight > 0
-            pairs, wins, noise = self._tally[site]
-            pairs[names[seen]] += weight[seen]
-            wins[names[seen]] += weight[seen] * found.by_stratum[seen]
-            noise[names[seen]] += (weight[seen] * found.stratum_error[seen]) ** 2
+            for stratum, members in enumerate(sets):
+                self._tally[site].compare(stratum, scores[members], positive[members])
         self._waiting = []
 
     def _auroc(self, site: str) -> CrossfitAUROC:
-        pairs, wins, noise = self._tally[site]
-        total = pairs.sum()
-        with np.errstate(invalid="ignore", divide="ignore"):
-            by_stratum, error = wins / pairs, np.sqrt(noise) / pairs
-        nothing = float("nan")
-        value = float(wins.sum() / total) if total else nothing
-        whole = float(np.sqrt(noise.sum()) / total) if total else nothing
-        return CrossfitAUROC(value, by_stratum, np.zeros(0), whole, error)
+        # A block is scored by those before it, so that its error owes nothing to theirs.
+        found = self._tally[site].result(0.0, np.ones(self.design.n_strata))
+        return crossfitted(found, np.zeros(0))

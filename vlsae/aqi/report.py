@@ -65,8 +65,13 @@ def measure(interval: Interval, unit: str = "δ²") -> Measure:
 
 def auroc_measure(found: ScoredAUROC | CrossfitAUROC) -> Measure:
     """Return an AUROC with its 95 % interval."""
-    half = 1.96 * found.standard_error
-    return Measure(_number(found.auroc), "AUROC", _number(found.auroc - half), _number(found.auroc + half))
+    return Measure(_number(found.auroc), "AUROC", _number(found.low), _number(found.high))
+
+
+def _stratum_measure(found: ScoredAUROC | CrossfitAUROC, number: int) -> Measure:
+    values = (found.by_stratum[number], found.stratum_low[number], found.stratum_high[number])
+    value, low, high = (_number(one) for one in values)
+    return Measure(value, "AUROC", low, high)
 
 
 def layer_metrics(layer: Layer, found: Analysis) -> dict[str, Measure]:
@@ -94,9 +99,7 @@ def layer_metrics(layer: Layer, found: Analysis) -> dict[str, Measure]:
         low, high = (_number(part[number]) for part in (interval.low, interval.high))
         metrics[f"delta2/{site}/{name}"] = Measure(_number(effect.delta_squared[number]), "δ²", low, high)
         if layer.auroc is not None:
-            value, error = layer.auroc.by_stratum[number], layer.auroc.stratum_error[number]
-            bounds = (_number(value - 1.96 * error), _number(value + 1.96 * error))
-            metrics[f"auroc/{site}/{name}"] = Measure(_number(value), "AUROC", *bounds)
+            metrics[f"auroc/{site}/{name}"] = _stratum_measure(layer.auroc, number)
     return metrics
 
 
@@ -158,9 +161,7 @@ def _axiom_metrics(found: Analysis) -> dict[str, Measure]:
         }
         metrics[f"p/{site}/{axiom.name}"] = Measure(_number(axiom.p_value), "p")
         if found.lexical is not None and axiom.status != "too_few":
-            value, error = found.lexical.by_stratum[number], found.lexical.stratum_error[number]
-            bounds = (_number(value - 1.96 * error), _number(value + 1.96 * error))
-            metrics[f"auroc/lexical/{axiom.name}"] = Measure(_number(value), "AUROC", *bounds)
+            metrics[f"auroc/lexical/{axiom.name}"] = _stratum_measure(found.lexical, number)
     return metrics
 
 
