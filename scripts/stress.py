@@ -68,6 +68,7 @@ def kills(count: int, seed: int) -> int:
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="vlsae-kills-") as scratch, killing.parts_at_hand():
         folder = Path(scratch)
+        killing.warm(folder / "warm")
         whole = {stage: killing.whole_run(stage, folder / "whole" / stage) for stage in killing.COMMANDS}
         for number in range(count):
             stage = list(killing.COMMANDS)[number % len(killing.COMMANDS)]

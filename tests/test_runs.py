@@ -83,6 +83,12 @@ class TestClaim:
         remove(tmp_path / "tiny/one/v0003", tmp_path)
         assert new_run(tmp_path).id == "tiny/one/v0004"
 
+    def test_a_directory_in_the_place_of_the_link_is_named_before_any_work(self, tmp_path):
+        (tmp_path / "tiny/one/latest").mkdir(parents=True)
+        with pytest.raises(UserError, match="latest is a directory"):
+            new_run(tmp_path)
+        assert not list(tmp_path.glob("tiny/one/v*"))
+
     def test_goes_past_a_directory_that_something_else_made(self, tmp_path):
         (tmp_path / "tiny/one/v0007").mkdir(parents=True)
         assert new_run(tmp_path).id == "tiny/one/v0008"

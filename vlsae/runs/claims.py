@@ -19,6 +19,7 @@ from vlsae.runs.environment import (
     package_versions,
 )
 from vlsae.runs.files import write_atomic
+from vlsae.runs.latest import check_latest
 from vlsae.runs.locks import claim_lock, require_locks
 from vlsae.runs.manifest import RUNNING, SCHEMA, write_manifest
 from vlsae.runs.names import LATEST, RunId, check_name, check_stage, version_folder, version_number
@@ -76,6 +77,7 @@ def claim(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        check_latest(folder)
         require_locks(folder)
         with claim_lock(folder):
             version, path = _new_version(folder)

@@ -32,6 +32,15 @@ def newest_done(folder: Path) -> Path | None:
     return partial
 
 
+def check_latest(folder: Path) -> None:
+    """Raise ``UserError`` where the place of the link in a folder of versions is taken by a directory."""
+    link = folder / LATEST
+    if link.is_dir() and not link.is_symlink():
+        raise UserError(
+            f"{link} is a directory, and vlsae keeps its link to the newest run there.", "Move it elsewhere."
+        )
+
+
 def move_latest(path: Path) -> None:
     """Point ``latest`` beside a run directory at the newest done version, atomically; no version, no link."""
     folder = path.parent
