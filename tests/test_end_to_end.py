@@ -1,7 +1,12 @@
-"""The whole path through real processes: extract, train, reuse, kill and resume, on a tiny CLIP."""
+"""The whole path on a tiny CLIP: extract, train, reuse, kill and resume.
+
+Through real processes where the process is the point, else in this one, where nothing is imported again.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -15,6 +20,7 @@ import pytest
 from tiny_clip import write_clip
 
 import vlsae
+from vlsae.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -36,13 +42,13 @@ def clip(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> dict[str, str]:
     runs = tmp_path_factory.mktemp("runs")
-    return {**os.environ, "VLSAE_RUNS": str(runs), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return {**os.environ, "VLSAE_RUNS": str(runs), "OMP_NUM_THREADS": "1", "COLUMNS": "200", "VLSAE_FIGURES": "data"}
 
 
 @pytest.fixture(scope="module")
 def first(clip, environment) -> Path:
     """A finished training with its own extraction."""
-    done = command(environment, "train", clip, *SIZES)
+    done = command({**environment, "VLSAE_FIGURES": "drawn"}, "train", clip, *SIZES)
     assert done.returncode == 0, done.stderr
     return Path(environment["VLSAE_RUNS"]) / "train/clip-shapes-vl_sae/v0001"
 
@@ -50,6 +56,16 @@ def first(clip, environment) -> Path:
 def command(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "vlsae", *arguments]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def here(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Do in this process what ``command`` does in one of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name in ("VLSAE_RUNS", "COLUMNS"):
+            patch.setenv(name, environment[name])
+        code = main(list(arguments))
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def manifest(run: Path) -> dict:
@@ -67,6 +83,7 @@ def test_a_training_leaves_all_that_others_rely_on(first, environment):
     assert facts["parents"] == ["extract/clip-shapes/v0001"]
     for name in ("config.yaml", "overrides.yaml", "metrics.jsonl", "summary.json", "log.txt", "report.html"):
         assert (first / name).stat().st_size > 0, name
+    assert {path.suffix for path in (first / "figures").iterdir()} == {".svg", ".png", ".csv"}
     metrics = json.loads((first / "summary.json").read_text())["metrics"]
     assert set(metrics) >= SUMMARY
     assert metrics["l0/vision"]["value"] == 8
@@ -81,9 +98,16 @@ def test_a_training_leaves_all_that_others_rely_on(first, environment):
     upstream.representations().verify()
 
 
-def test_the_same_command_reuses_the_extraction_and_gives_the_same_bytes(first, clip, environment):
-    done = command(environment, "train", clip, *SIZES)
-    assert done.returncode == 0, done.stderr
+def test_the_same_command_reuses_the_extraction_gives_the_same_bytes_and_imports_no_model_library(
+    first, clip, environment
+):
+    script = (
+        "import sys; from vlsae.cli import main; code = main(sys.argv[1:]);"
+        "print('heavy', [name for name in ('open_clip', 'transformers', 'hydra') if name in sys.modules][:-1], code)"
+    )
+    arguments = [sys.executable, "-c", script, "train", clip, *SIZES]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=240)
+    assert "heavy [] 0" in done.stdout, done.stdout + done.stderr
     second = first.parent / "v0002"
     assert manifest(second)["parents"] == manifest(first)["parents"]
     assert digests(second, "dictionary/", "concepts") == digests(first, "dictionary/", "concepts")
@@ -92,49 +116,35 @@ def test_the_same_command_reuses_the_extraction_and_gives_the_same_bytes(first, 
 
 
 def test_an_extraction_of_fewer_rows_is_served_by_one_of_more_and_says_partial(first, clip, environment):
-    done = command(environment, "train", clip, *BATCH, "--limit", "300", "train.epochs=1", "--name", "few")
+    done = here(environment, "train", clip, *BATCH, "--limit", "300", "train.epochs=1", "--name", "few")
     assert done.returncode == 0, done.stderr
     run = first.parents[1] / "few/v0001"
     assert manifest(run)["parents"] == ["extract/clip-shapes/v0001"]
     assert "partial" in done.stdout
 
 
-def test_training_on_a_finished_store_imports_no_model_library(first, clip, environment):
-    script = (
-        "import sys; from vlsae.cli import main; code = main(sys.argv[1:]);"
-        "print('heavy', [name for name in ('open_clip', 'transformers', 'hydra') if name in sys.modules][:-1], code)"
-    )
-    arguments = ["train", clip, *BATCH, "train.epochs=1", "train.evaluate.bootstrap=10"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True, timeout=240
-    )
-    assert "heavy [] 0" in done.stdout, done.stdout + done.stderr
-
-
 def test_layers_of_unequal_width_go_through_the_auxiliary_autoencoder(clip, environment):
     arguments = ["train", clip, *BATCH, "train.sites=2", "train.epochs=2", "train.auxiliary_autoencoder.epochs=2"]
-    done = command(environment, *arguments, "--name", "layer")
+    done = here(environment, *arguments, "--name", "layer")
     assert done.returncode == 0, done.stderr
     run = Path(environment["VLSAE_RUNS"]) / "train/layer/v0001"
     assert json.loads((run / "auxiliary/config.json").read_text())["kind"]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("auxiliary/loss/contrastive" in line for line in lines)
-    refused = command(environment, *arguments, "train.auxiliary=never")
+    refused = here(environment, *arguments, "train.auxiliary=never")
     assert refused.returncode == 2
     assert "vision.2 is 32 wide, language.2 is 24 wide" in refused.stderr
 
 
 def test_a_learner_trains_through_the_same_loop_and_its_model_is_extracted_from(clip, environment):
     arguments = ["train", clip, f"objective.architecture={clip.partition('=')[2]}", "objective=align"]
-    done = command(
-        environment, *arguments, "dataset.n=200", "train.epochs=1", "train.batch_size=32", "--name", "learner"
-    )
+    small = ["dataset.n=100", "train.epochs=1", "train.batch_size=32"]
+    done = here(environment, *arguments, *small, "--name", "learner")
     assert done.returncode == 0, done.stderr
     run = Path(environment["VLSAE_RUNS"]) / "train/learner/v0001"
     assert "retrieval/text_of_image/r1" in json.loads((run / "summary.json").read_text())["metrics"]
-    done = command(
-        environment, "extract", f"model.checkpoint=path:{run / 'model'}", "dataset.n=50", "--name", "learned"
-    )
+    learned = f"model.checkpoint=path:{run / 'model'}"
+    done = here(environment, "extract", learned, "dataset.n=50", "--name", "learned")
     assert done.returncode == 0, done.stderr
 
 
@@ -193,7 +203,7 @@ def test_a_killed_training_goes_on_to_the_same_numbers(first, clip, environment,
 
 def test_a_flipped_byte_in_a_store_is_named_and_nothing_trains_on_it(clip, environment, tmp_path):
     mine = {**environment, "VLSAE_RUNS": str(tmp_path)}
-    assert command(mine, "extract", clip, "dataset.n=100").returncode == 0
+    assert here(mine, "extract", clip, "dataset.n=100").returncode == 0
     path = tmp_path / "extract/clip-shapes/v0001/representations/vision.embedding/00000.safetensors"
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
@@ -205,6 +215,6 @@ def test_a_flipped_byte_in_a_store_is_named_and_nothing_trains_on_it(clip, envir
     assert refused.returncode == 2
     assert "vision.embedding/00000.safetensors" in refused.stderr
     assert "--force" in refused.stderr
-    done = command(mine, "train", clip, "--run", "extract/clip-shapes/latest", "--verify")
+    done = here(mine, "train", clip, "--run", "extract/clip-shapes/latest", "--verify")
     assert done.returncode == 2, done.stderr
     assert "vision.embedding/00000.safetensors: expected SHA-256" in done.stderr.replace("\n", "")
