@@ -147,11 +147,19 @@ def _check_second(action: str, other: int | str | None) -> None:
 
 
 def _verdict(found: list[Dose], budget: float) -> list[str]:
-    from vlsae.enhancement.dose_response import at_damage
+    from vlsae.enhancement.dose_response import METHODS, at_damage
 
     values = {method: at_damage(found, method, budget) for method in ("concept", "random", "mean_difference")}
     own = values.pop("concept")
     better = [name for name, value in values.items() if value is not None and own is not None and value >= own]
+    most = {method: max(dose.response.damage.mean() for dose in found if dose.method == method) for method in METHODS}
+    where = f"At damage {budget:g}"
+    if min(most.values()) < budget:
+        where = f"At the greatest strength (damage {budget:g} is not reached by {' and '.join(_below(most, budget))})"
     if not better:
-        return [f"At damage {budget:g} the concept brings more of what is wanted than either control of equal norm."]
-    return [f"At damage {budget:g} the concept brings no more of what is wanted than {' and '.join(better)}."]
+        return [f"{where} the concept brings more of what is wanted than either control of equal norm."]
+    return [f"{where} the concept brings no more of what is wanted than {' and '.join(better)}."]
+
+
+def _below(most: Mapping[str, float], budget: float) -> list[str]:
+    return [method for method, value in most.items() if value < budget]
