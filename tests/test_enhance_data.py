@@ -54,9 +54,9 @@ def test_digits_by_an_own_model(shared_data, runs_dir):
 @pytest.mark.shared_data
 def test_small_photographs_by_the_bundled_clip(shared_data, runs_dir, capsys):
     words = [
-        "enhance", "dataset.n=600", "train.epochs=1", "dataset@task.data=image_folder",
+        "enhance", "dataset.n=300", "train.epochs=1", "dataset@task.data=image_folder",
         f"task.data.path={shared_data / 'cifar10'}", "task.data.metadata=labels.csv", "task.data.columns.image=file",
-        "task.data.columns.label=class", "task.data.columns.split=split", "task.prompts=cifar10", "--limit", "400",
+        "task.data.columns.label=class", "task.data.columns.split=split", "task.prompts=cifar10", "--limit", "300",
         "task.controls=[dense]", *SMALL,
     ]  # fmt: skip
     assert main(words) == 0

@@ -108,7 +108,10 @@ def test_rank_0_alone_writes(ranked, runs_dir):
     assert opened.summary["metrics"]["rows"]["value"] == 3
 
 
-@pytest.mark.parametrize(("mode", "kind", "words"), [("mistake", UserError, "no image"), ("bug", RankFailed, "boom")])
+@pytest.mark.parametrize(
+    ("mode", "kind", "words"),
+    [pytest.param("mistake", UserError, "no image", marks=pytest.mark.stress), ("bug", RankFailed, "boom")],
+)
 def test_what_a_rank_raises_ends_the_run_with_its_reason(ranked, runs_dir, mode, kind, words):
     run = claimed(runs_dir, mode)
     with pytest.raises(kind, match=words):
@@ -138,7 +141,9 @@ def test_a_killed_rank_ends_the_run_with_its_reason(ranked, runs_dir):
     assert all(gone(pid) for pid in ranks_of(run))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.stress)]
+)
 def test_the_end_of_the_parent_ends_the_ranks(ranked, runs_dir, tmp_path, number, code):
     run = claimed(runs_dir, "wait")
     run.release()

@@ -8,9 +8,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_an_unpacked_wheel_runs_the_main_command_elsewhere(tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(CHECKOUT)]
     done = subprocess.run(build, capture_output=True, text=True, timeout=120)
