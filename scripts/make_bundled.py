@@ -18,7 +18,8 @@ from which its colour could have told it. Their images come with all of their ca
 The committed weights (clip-v2) were made in two goes. Up to the stage ``twins`` they are those of clip-v1, whose course
 was steered by hand through what the first seven stages repeat. The last three went on from there: ``crossed`` as one
 command with these settings (seeds 800 and 801, no validation rows), ``crossed-more`` and ``last`` by this script with
-``--initial`` and ``--seed 5000``. A repeat starts from scratch, so its weights and numbers will differ.
+``--initial`` and ``--seed 5000``. A repeat starts from scratch, so its weights and numbers
+differ: docs/claims.md has those of one with ``--seed 0``.
 """
 
 from __future__ import annotations
