@@ -61,9 +61,10 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(stage, seed, whole, tmp_path):
     assert killed.wrong == [], killed
 
 
-def test_a_training_killed_while_a_checkpoint_has_no_name_goes_on_to_the_same_bytes(whole, tmp_path):
-    """What the killed process had written under another name is no artefact of the run."""
-    killed = kill_at_rename_and_resume("train", 2, whole["train"][1], tmp_path / "killed", "step-")
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_training_killed_while_a_checkpoint_has_no_name_goes_on_to_the_same_bytes(number, whole, tmp_path):
+    """What it had written under another name is no artefact, and before the first checkpoint no step counts as done."""
+    killed = kill_at_rename_and_resume("train", number, whole["train"][1], tmp_path / "killed", "step-")
     assert killed is not None
     assert killed.wrong == [], killed
 

@@ -361,6 +361,17 @@ class TestMetrics:
         assert [(line["step"], line["loss"]) for line in lines] == [(0, 0), (1, 1), (2, 2), (3, 33)]
         assert all(a["time"] <= b["time"] for a, b in itertools.pairwise(lines))
 
+    def test_truncate_of_one_training_keeps_the_lines_of_another(self, tmp_path):
+        run = new_run(tmp_path)
+        for step in (1, 2, 3):
+            run.log_metrics(step, 1, "train", **{"auxiliary/loss": step})
+        for step in (1, 2):
+            run.log_metrics(step, 1, "train", loss=step)
+        run.truncate_metrics(1, "loss")
+        assert [line["step"] for line in read_metrics(run.path)] == [1, 2, 3, 1]
+        run.truncate_metrics(0, "loss")
+        assert [line.get("auxiliary/loss") for line in read_metrics(run.path)] == [1, 2, 3]
+
     def test_half_a_line_is_dropped_without_truncate_too(self, tmp_path):
         run = new_run(tmp_path)
         (run.path / "metrics.jsonl").write_text('{"step": 0, "time": 9.5}\n{"st')

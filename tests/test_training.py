@@ -316,7 +316,6 @@ class TestResume:
                 parameter.mul_(1.5)
         if not list(folder.glob("step-*")):
             again = make(kind)
-            lines["stopped"] = []
         result = fit(
             again, **readers, log=log("stopped"), run_directory=folder, resume=True, on_resume=on_resume, **SETTINGS
         )

@@ -108,17 +108,21 @@ class MetricsLog:
         with self._file.open("a", encoding="utf-8") as stream:
             stream.write(dump_json(line, indent=None) + "\n")
 
-    def truncate(self, step: int) -> None:
-        """Drop the lines after a step, which a resumed run writes again, and a half-written last line."""
-        self._keep(step)
+    def truncate(self, step: int, name: str | None = None) -> None:
+        """Drop the lines after a step, which a resumed run writes again, and a half-written last line.
 
-    def _keep(self, step: int | None) -> None:
+        ``name``: only lines that hold such a number, where several trainings of a run each count their own steps.
+        """
+        self._keep(step, name)
+
+    def _keep(self, step: int | None, name: str | None = None) -> None:
         self._cleaned = True
         if not self._file.exists():
             return
         text = self._file.read_text(encoding="utf-8", errors="replace")
         lines = read_metrics(self._folder)
-        kept = [line for line in lines if step is None or line["step"] <= step]
+        others = [step is None or (name is not None and name not in line) for line in lines]
+        kept = [line for line, other in zip(lines, others) if other or line["step"] <= step]
         if len(kept) < len(lines) or not text.endswith("\n"):
             write_atomic(self._file, "".join(dump_json(line, indent=None) + "\n" for line in kept))
         if kept:

@@ -127,10 +127,10 @@ class Run:
         self._must_hold()
         self._metrics.append(step, epoch, split, values)
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop the lines of ``metrics.jsonl`` after the step that training goes on from."""
+    def truncate_metrics(self, step: int, name: str | None = None) -> None:
+        """Drop the lines of ``metrics.jsonl`` after the step that training goes on from; ``name``: that hold it."""
         self._must_hold()
-        self._metrics.truncate(step)
+        self._metrics.truncate(step, name)
 
     def write_summary(self, metrics: Mapping[str, Any], **extra: Any) -> None:
         """Write ``summary.json``: a ``Measure`` or a plain number a name, and further fields beside ``metrics``."""
@@ -187,7 +187,7 @@ class _Watched(Run):
     def log_metrics(self, step: int, epoch: float, split: str, **values: Any) -> None:
         """Do nothing."""
 
-    def truncate_metrics(self, step: int) -> None:
+    def truncate_metrics(self, step: int, name: str | None = None) -> None:
         """Do nothing."""
 
     def write_summary(self, metrics: Mapping[str, Any], **extra: Any) -> None:

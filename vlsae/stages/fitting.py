@@ -62,7 +62,7 @@ def fit_in_run(
             seed=config["seed"],
             resume=True,
             progress=advance if ranks.is_first() else None,
-            on_resume=lambda step: run.truncate_metrics(step),
+            on_resume=lambda step: run.truncate_metrics(step, f"{names}loss"),
             keep=None if prefix or not ranks.is_first() else keeper(objective, run.path, total, settings["keep"]),
         )
 

@@ -91,9 +91,10 @@ def fit(
     """Minimise an objective over ``epochs`` passes of a reader and leave the best weights in it.
 
     ``run_directory`` takes the checkpoints: every ``checkpoint_every`` steps and at each epoch's end; ``resume`` goes
-    on from the latest and tells ``on_resume`` its step. ``log(step, epoch, split, values)`` gets every ``log_every``-th
-    step and each epoch's validation means; steps are counted when done. Best is the lowest validation loss;
-    ``patience`` epochs without a better one end the training. ``progress(steps, note)`` hears of steps done.
+    on from the latest and tells ``on_resume`` its step, 0 where there is none. ``log(step, epoch, split, values)`` gets
+    every ``log_every``-th step and each epoch's validation means; steps are counted when done. Best is the lowest
+    validation loss; ``patience`` epochs without a better one end the training. ``progress(steps, note)`` hears of steps
+    done.
     ``keep(step)`` is called before the first step and after each, the weights as they then are.
     Of several ranks each takes a part of every batch; the first alone writes checkpoints and is to be given ``log``.
 
@@ -239,9 +240,10 @@ def _begin(
             f"{checkpoints.folder} already holds checkpoints.", "Resume from them, or name an empty folder."
         )
     state = checkpoints.restore() if resume else None
+    done = 0 if state is None else state.step
+    if resume and on_resume is not None and done < total:
+        on_resume(done)
     if state is not None:
-        if on_resume is not None and state.step < total:
-            on_resume(state.step)
         return state
     initialize = getattr(objective, "initialize", None)
     if initialize is not None:
