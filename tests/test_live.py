@@ -295,7 +295,8 @@ def test_one_and_two_data_workers_make_the_same_bytes(first, folder, texts, tmp_
     monkeypatch.setenv("VLSAE_RUNS", str(tmp_path))
     assert main(settings(folder, texts, "--name", "first", "hardware.workers=2")) == 0
     again = content(tmp_path / "train/first/v0001")
-    assert differing(again, content(first)) == ["config.yaml", "overrides.yaml"]
+    # The page shows the command.
+    assert differing(again, content(first)) == ["config.yaml", "overrides.yaml", "report.html"]
 
 
 @pytest.mark.stress
