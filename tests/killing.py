@@ -55,8 +55,8 @@ TIME = re.compile(r"(^|_)time$")
 OF_THE_PAGE = re.compile(rb"<dt>(Started</dt><dd|Git commit</dt><dd class=\"code\")>[^<]*</dd>|Written by vlsae [^<]*<")
 TIME_ROW = re.compile(rb"<tr>(?:(?!</tr>).)*_time(?:(?!</tr>).)*</tr>", re.DOTALL)
 
-#: Artefacts that hold the run's own name.
-NAMED = re.compile(r"report\.html|summary\.json|figures/lineage\.")
+#: Artefacts that hold the name of the run or of one that it reads from.
+NAMED = re.compile(r"report\.html|summary\.json|figures/lineage\.|dictionary/input\.json")
 
 
 def content(run: Path) -> dict[str, Any]:
@@ -203,6 +203,7 @@ def _gone_on_with(stage: str, moment: float, whole: dict[str, Any], folder: Path
     runs, log = folder / "runs", folder / "output.txt"
     path = run_of(runs, stage)
     status = "none" if path is None else json.loads((path / "manifest.json").read_text())["status"]
+    unnamed = any(not (version / "manifest.json").exists() for version in runs.glob("*/*/v*"))
     if status != "done":
         words = COMMANDS[stage] if path is None else ("runs", "resume", str(path), *PARTS[:4])
         code = end(in_child(words, runs, log))
@@ -212,7 +213,7 @@ def _gone_on_with(stage: str, moment: float, whole: dict[str, Any], folder: Path
     assert path is not None
     manifest = json.loads((path / "manifest.json").read_text())
     wrong = differing(content(path), whole)
-    if status == "none":
-        # A run that was killed before it had a manifest keeps its version: the next one has another name.
+    if status == "none" or unnamed:
+        # A run that was killed before it had a manifest keeps its version: the next one, here or upstream, has another.
         wrong = [name for name in wrong if not NAMED.match(name)]
     return Killed(moment, status, wrong if manifest["status"] == "done" else [manifest["status"], *wrong])
