@@ -10,7 +10,6 @@ without it, not what another tuning might win back.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import sys
@@ -18,7 +17,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from dictionary_table import ACTIVE, BATCH, CONCEPTS, SETTINGS, SITES, STEPS, World, rows_of, scores, world_of
+from dictionary_table import (
+    ACTIVE,
+    BATCH,
+    CONCEPTS,
+    SETTINGS,
+    SITES,
+    STEPS,
+    World,
+    append_row,
+    rows_of,
+    scores,
+    world_of,
+)
 from torch import Tensor, nn
 
 from vlsae.dictionaries.canonical import Canonical, canonical_maps
@@ -113,7 +124,7 @@ def main() -> int:
     for seed in given.seeds:
         for name in given.variants:
             if not any(row["variant"] == name and row["seed"] == str(seed) for row in rows_of(file)):
-                append(file, {"variant": name, "seed": seed, **scores(world, trained(world, name, seed))})
+                append_row(file, {"variant": name, "seed": seed, **scores(world, trained(world, name, seed))})
     lines = ["| variant | seed | " + " | ".join(SHOWN) + " |", "|---" * (2 + len(SHOWN)) + "|"]
     for row in rows_of(file):
         numbers = [f"{float(row[one]):.3f}" for one in SHOWN]
@@ -132,16 +143,6 @@ def trained(world: World, name: str, seed: int) -> Canonical:
     dictionary = seeded(seed, lambda: kind(world.width, CONCEPTS, ACTIVE, **options))
     fit(dictionary, reader, epochs=math.ceil(STEPS / reader.steps_per_epoch), lr=chosen["lr"], seed=seed)
     return dictionary.eval()
-
-
-def append(file: Path, row: dict[str, object]) -> None:
-    """Add a row to a table."""
-    new = not file.exists()
-    with file.open("a", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
 
 
 if __name__ == "__main__":

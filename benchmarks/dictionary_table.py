@@ -211,14 +211,19 @@ def add_row(file: Path, world: World, name: str, seed: int, lr: float, words: li
     dictionary = trained(world, name, seed, lr, words)
     learned = time.process_time()
     row = {**key, **scores(world, dictionary), "cpu_s": round(learned - start, 1)}
+    append_row(file, row)
+    sys.stdout.write(f"{world.name} {name} seed {seed} lr {lr} {' '.join(words)}: {row['cpu_s']} s\n")
+    sys.stdout.flush()
+
+
+def append_row(file: Path, row: dict[str, Any]) -> None:
+    """Add a row to a table, which may be new."""
     new = not file.exists()
     with file.open("a", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, list(row))
         if new:
             writer.writeheader()
         writer.writerow(row)
-    sys.stdout.write(f"{world.name} {name} seed {seed} lr {lr} {' '.join(words)}: {row['cpu_s']} s\n")
-    sys.stdout.flush()
 
 
 def trained(world: World, name: str, seed: int, lr: float, words: list[str]) -> Dictionary:
