@@ -193,7 +193,7 @@ def table(world: World, chosen: dict[str, dict[str, Any]], given: argparse.Names
     file = given.folder / f"{world.name}.csv"
     for seed in given.seeds:
         for name in given.objectives:
-            if name in chosen and not (name == "prototype" and world.factors is None):
+            if name in chosen:
                 add_row(file, world, name, seed, chosen[name]["lr"], chosen[name]["settings"])
     if world.factors is not None:
         raw = {stream: x.double().numpy() for stream, x in world.values.items()}
@@ -358,17 +358,21 @@ def box_factors(samples: Any) -> Factors:
 
 
 def photos(source: Path, target: Path) -> list[dict[str, object]]:
-    """Return the photographs that have captions."""
+    """Return the photographs that have captions; a photograph's label is the kind of its largest object."""
     for name in ("photos_open.zip", "photos_restricted.zip"):
         with zipfile.ZipFile(source / name) as archive:
             archive.extractall(target)
     places = {path.name: str(path.relative_to(target)) for path in target.rglob("*.jpg")}
     content = json.loads((source / "captions.json").read_text(encoding="utf-8"))
     names = {one["id"]: one["file_name"] for one in content["images"]}
+    held = json.loads((source / "instances.json").read_text(encoding="utf-8"))
+    kinds = {one["id"]: one["supercategory"] for one in held["categories"]}
+    by_size = sorted(held["annotations"], key=lambda one: one["area"])
+    labels = {one["image_id"]: kinds[one["category_id"]] for one in by_size}
     return [
-        {"image": places[Path(names[one["image_id"]]).name], "text": one["caption"]}
+        {"image": places[Path(names[number]).name], "text": one["caption"], "label": labels[number]}
         for one in content["annotations"]
-        if Path(names[one["image_id"]]).name in places
+        if Path(names[number := one["image_id"]]).name in places
     ]
 
 
