@@ -137,15 +137,39 @@ def test_only_rows_behind_the_image_pass_twice_and_only_above_the_layer(llava):
     assert rows[2] == length + 3 + sum(text + step for step in range(4))
 
 
+@torch.no_grad()
+def test_of_the_last_block_rows_before_the_last_give_keys_and_values_alone(llava):
+    attention, mlp = llava.blocks[-1].self_attn, llava.blocks[-1].mlp
+    rows = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "mlp"), 0)
+
+    def add(name):
+        def count(part, args, output):
+            rows[name] += output.shape[1]
+
+        return count
+
+    # Registered first, so that they see what a map works out and not what is made of it.
+    handles = [(mlp if name == "mlp" else getattr(attention, name)).register_forward_hook(add(name)) for name in rows]
+    try:
+        prompted = llava.prompted(pictures((32, 32)), ["a"])
+        followed(llava, "exact", 2, pictures((32, 32)), ["a"], Rule(False), 4)
+    finally:
+        for handle in handles:
+            handle.remove()
+    clean, text = prompted.image_mask.shape[1] + 3, int(prompted.text_mask.sum())
+    assert rows["k_proj"] == rows["v_proj"] == clean + sum(text + step for step in range(4))
+    assert rows["q_proj"] == rows["o_proj"] == rows["mlp"] == clean + 4
+
+
 def test_nothing_of_a_decoding_stays_in_the_model(llava):
-    hooks = [len(block._forward_pre_hooks) + len(block._forward_hooks) for block in llava.blocks]
+    hooks = [len(part._forward_pre_hooks) + len(part._forward_hooks) for part in llava.module.modules()]
 
     def broken(vision, text):
         raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
         followed(llava, "exact", 1, pictures((32, 32)), ["a"], Rule(False), 2, shift=broken)
-    assert [len(block._forward_pre_hooks) + len(block._forward_hooks) for block in llava.blocks] == hooks
+    assert [len(part._forward_pre_hooks) + len(part._forward_hooks) for part in llava.module.modules()] == hooks
 
 
 def test_what_cannot_be_shifted_is_refused(llava):

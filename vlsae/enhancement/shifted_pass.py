@@ -2,7 +2,7 @@
 
 Layers below are untouched by the shift and run once. Tokens before the first shifted one are untouched in the layers
 above too, so both passes share their keys and values; only the rows from there on are computed again, since the shift
-follows the mean of the growing text.
+follows the mean of the growing text. Of the last block's rows only the last is read, the others' keys and values apart.
 b sequences, s tokens so far, p of them from the first shifted one on, d width, v vocabulary.
 """
 
@@ -27,6 +27,9 @@ CACHES = ("exact", "off", "frozen_delta")
 
 #: What a block's cache is called, by version of transformers.
 _CACHE_NAMES = ("cache", "past_key_values", "past_key_value")
+
+#: What the maps of an attention are called that make its queries, where they have one of their own, and its output.
+_MAPS = (("q_proj",), ("o_proj", "out_proj", "dense"))
 
 #: Ways of computing attention that take any mask.
 _ATTENTIONS = ("sdpa", "eager")
@@ -154,7 +157,7 @@ class ShiftedPass:
             total = self.valid.shape[1]
             arguments["cache_position"] = torch.arange(total - kept, total, device=rows.device)
         block = self.blocks[number]
-        with _last_row_alone(block) if number == len(self.blocks) - 1 else ExitStack():
+        with _last_row_alone(block, kept) if number == len(self.blocks) - 1 else ExitStack():
             output = block(rows, **arguments)
         return output[0] if isinstance(output, tuple) else output
 
@@ -256,21 +259,31 @@ def second_pass(
 
 
 @contextmanager
-def _last_row_alone(block: nn.Module) -> Iterator[None]:
-    """Within the context a block's feed-forward part sees the last row alone: behind the last block none else is read.
+def _last_row_alone(block: nn.Module, rows: int) -> Iterator[None]:
+    """Within the context a block makes keys and values of all ``rows``, and everything else of the last row alone.
 
-    The rows before it then gain the last row's output instead of their own, and are left unread.
+    Behind the last block no other row is read. The others gain the last row's outputs in place of their own.
     """
-    children = dict(block.named_children())
-    part = next((children[name] for name in PARTS["mlp"] if name in children), None)
-    if part is None:
+    attention, mlp = (_child(block, names) for names in PARTS.values())
+    query, output = (_child(attention, names) for names in _MAPS)
+    with ExitStack() as stack:
+        for part in (query, output, mlp):
+            if part is not None:
+                stack.callback(part.register_forward_pre_hook(_of_last_row).remove)
+        if query is not None:
+            # An attention shapes its queries as its keys are shaped: the last row's stands for all.
+            spread = query.register_forward_hook(lambda part, args, found: found.expand(-1, rows, -1))
+            stack.callback(spread.remove)
         yield
-        return
-    handle = part.register_forward_pre_hook(lambda module, args: (args[0][:, -1:], *args[1:]) if args else None)
-    try:
-        yield
-    finally:
-        handle.remove()
+
+
+def _of_last_row(part: nn.Module, args: tuple[Any, ...]) -> Any:
+    return (args[0][:, -1:], *args[1:]) if args else None
+
+
+def _child(module: nn.Module | None, names: Sequence[str]) -> nn.Module | None:
+    children = {} if module is None else dict(module.named_children())
+    return next((children[name] for name in names if name in children), None)
 
 
 def _check_attention(module: Any) -> None:
