@@ -32,17 +32,23 @@ class LeftOut(NamedTuple):
     """Each scalar ``(1 + R,)`` and each stratum's δ² ``(1 + R, A)`` as ``strata``, and the noise subtracted in each.
 
     The first entry leaves out nothing; the others are in the order of :func:`vlsae.statistics.groups_kept`.
+    ``squares (1 + R,)`` are the squared distances of the means of all rows, less their noise, in the rows' units.
     """
 
     values: dict[str, np.ndarray]
     noise: dict[str, np.ndarray]
+    squares: np.ndarray
 
 
 class Intervals(NamedTuple):
-    """95 % intervals by name, as ``strata`` of each stratum's δ² ``(A,)``, and what was taken off the stratified δ²."""
+    """95 % intervals by name, as ``strata`` of each stratum's δ² ``(A,)``, and what was taken off the stratified δ².
+
+    ``noise_trace`` is tr Σ² with Σ the variance of the difference of the class means over all rows, in the rows' units.
+    """
 
     by_name: dict[str, Interval]
     noise: float
+    noise_trace: float
 
 
 def intervals(cells: ClassMoments, design: Design, effect: StratifiedEffect) -> Intervals:
@@ -52,23 +58,15 @@ def intervals(cells: ClassMoments, design: Design, effect: StratifiedEffect) -> 
     result = _distance_intervals(estimates, found, design)
     for name in RATIOS:
         result[name] = statistics.pair_jackknife_interval(estimates[name], found.values[name][1:], design.n_blocks)
-    return Intervals(result, float(found.noise["stratified_delta_squared"][0]))
+    # Of a squared distance's variance the part that is of pairs is 2 tr Σ²; of a δ² more is, since the scatter that it
+    # is divided by varies too.
+    paired = float(statistics.variance_parts(found.squares[1:], design.n_blocks).paired)
+    return Intervals(result, float(found.noise["stratified_delta_squared"][0]), paired / 2)
 
 
 def parts_of(interval: Interval, design: Design) -> VarianceParts:
     """Return what a block does by itself and what two do together in the variance of an interval's estimate."""
     return statistics.variance_parts(interval.replicates, design.n_blocks)
-
-
-def noise_trace(pooled: Interval, variance: float, design: Design) -> float:
-    """Return tr Σ² with Σ the variance of the difference of the class means over all rows, in the rows' units.
-
-    ``pooled`` is the interval of δ² over all rows and ``variance`` what it was divided by: the part of its variance
-    that is of pairs is 2 tr Σ² over the square of that. ``inf`` where there are no blocks.
-    """
-    if not design.n_blocks or not len(pooled.replicates):
-        return float("inf")
-    return float(parts_of(pooled, design).paired) * variance**2 / 2
 
 
 def left_out(cells: ClassMoments, design: Design) -> LeftOut:
@@ -79,7 +77,8 @@ def left_out(cells: ClassMoments, design: Design) -> LeftOut:
     kept = np.concatenate([np.ones((1, design.n_blocks)), statistics.groups_kept(design.n_blocks)])
     size = max(1, ELEMENTS_AT_ONCE // strata.sums.shape[1])
     pieces = [_effects(part, strata, whole) for part in np.split(kept, range(size, len(kept), size))]
-    return LeftOut(*({name: np.concatenate([one[i][name] for one in pieces]) for name in pieces[0][i]} for i in (0, 1)))
+    values, noise = ({name: np.concatenate([one[i][name] for one in pieces]) for name in pieces[0][i]} for i in (0, 1))
+    return LeftOut(values, noise, np.concatenate([one.squares for one in pieces]))
 
 
 def stratified_delta_squared(cells: ClassMoments, design: Design, kept: np.ndarray) -> np.ndarray:
@@ -148,7 +147,7 @@ def _distances(kept: np.ndarray, found: _Sums) -> _Distances:
     return _Distances(n, direction, square, noise, variance.mean(axis=2), within, usable)
 
 
-def _effects(kept: np.ndarray, strata: _Sums, whole: _Sums) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _effects(kept: np.ndarray, strata: _Sums, whole: _Sums) -> LeftOut:
     """Return the scalars and their noise for some ways ``kept (r, G)`` of leaving blocks out."""
     found, pooled = _distances(kept, strata), _distances(kept, whole)
     rows = np.where(found.usable, found.n.sum(axis=2), 0.0)
@@ -177,7 +176,7 @@ def _effects(kept: np.ndarray, strata: _Sums, whole: _Sums) -> tuple[dict[str, n
             "pooled_delta_squared": pooled_noise,
             "strata": each_noise,
         }
-    return values, subtracted
+    return LeftOut(values, subtracted, pooled.square[:, 0] - pooled.noise[:, 0])
 
 
 def _omega_squared(found: _Distances) -> np.ndarray:

@@ -93,19 +93,17 @@ def scored_auroc(
 ) -> ScoredAUROC:
     """Return the chance that a positive row scores above another of its fold and stratum, all arrays ``(n,)``.
 
-    The error is DeLong's times √(1 + ρ), with ρ the share of the variance of a fold's mean difference that is ``noise``
-    in the direction along which it was scored: 0 where scores were not learned, all of it (``inf``) where nothing is
-    known. Each two folds share that noise both ways; it is what the directions found would reach on new rows that the
-    bounds then hold. A stratum shares only its own rows' part of it. DeLong's variance counts twice what a row of each
-    class do only together, which ``unbiased`` takes off. Bounds are Wilson's, by t with Satterthwaite's (1946) degrees
-    of freedom. A fold with a score of NaN is left out.
+    The error is DeLong's times √(1 + ρ), for each two folds share noise both ways: ρ is the share of the variance of a
+    fold's mean difference that is ``noise`` in the direction along which it was scored, times the share of AUROC's
+    variance that follows that difference. It is 0 where scores were not learned, 1 where nothing is known (``inf``).
+    The bounds then hold what the directions found would reach on new rows. A stratum shares only its own rows' part of
+    the noise. DeLong's variance counts twice what a row of each class do only together, which ``unbiased`` takes off.
+    Bounds are Wilson's, by t with Satterthwaite's (1946) degrees of freedom. A fold with a score of NaN is left out.
     """
-    names, parts = _compared(folds, strata, len(scores))
-    tally = Tally(len(names))
-    for _, stratum, members in parts:
-        tally.compare(stratum, scores[members], positive[members], unbiased)
-    share = _share_of(scores, positive, parts, noise)
-    return tally.result(share, _own_factor(strata, share))
+    names, sets = _compared(folds, strata, len(scores))
+    found = comparisons(scores, positive, sets, unbiased)
+    share = _share_of(found, noise)
+    return _tallied(found, len(names)).result(share, _own_factor(strata, share))
 
 
 def paired_auroc(
@@ -121,16 +119,58 @@ def paired_auroc(
     Rows are compared as in :func:`scored_auroc`, and of both shares of ``noise`` the larger counts; what both scores
     share does not widen the error (DeLong et al., 1988). Bounds are t errors away.
     """
-    names, parts = _compared(folds, strata, len(first))
-    tally = Tally(len(names))
-    for _, stratum, members in parts:
-        above = positive[members]
-        if np.isnan(first[members] + second[members]).any() or above.all() or not above.any():
+    names, sets = _compared(folds, strata, len(first))
+    known = ~np.isnan(first + second)
+    one, other = (
+        comparisons(np.where(known, scores, np.nan), positive, sets, unbiased=False) for scores in (first, second)
+    )
+    apart = [
+        own._replace(placements=(own.placements[0] - its.placements[0], own.placements[1] - its.placements[1]))
+        for own, its in zip(one, other)
+    ]
+    share = max(_share_of(found, own) for found, own in zip((one, other), noise))
+    return _tallied(apart, len(names)).result(share, _own_factor(strata, share), difference=True)
+
+
+class Comparison(NamedTuple):
+    """Rows of a fold and stratum, positive and other: scores, placements, and what DeLong's variance counts twice.
+
+    A positive row's placement is the share of others below it, another's that of positives above it.
+    """
+
+    fold: int
+    stratum: int
+    scores: tuple[np.ndarray, np.ndarray]
+    placements: tuple[np.ndarray, np.ndarray]
+    twice: float
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs are compared."""
+        return len(self.scores[0]) * len(self.scores[1])
+
+    @property
+    def error(self) -> float:
+        """DeLong's variance of AUROC, less what it counts twice; NaN where a class has one row."""
+        whole = _difference_error(*self.placements)
+        # What is counted twice is at most half.
+        return max(whole - self.twice, whole / 2)
+
+
+def comparisons(
+    scores: np.ndarray, positive: np.ndarray, sets: Sequence[tuple[int, int, np.ndarray]], unbiased: bool = True
+) -> list[Comparison]:
+    """Return the comparisons of sets of rows (fold, stratum, places); none where a score is NaN or a class has none."""
+    found = []
+    for fold, stratum, members in sets:
+        values, above = scores[members], positive[members]
+        if np.isnan(values).any() or above.all() or not above.any():
             continue
-        one, other = (_placements(scores[members], above) for scores in (first, second))
-        tally.add(stratum, one[0] - other[0], one[1] - other[1], 0.0)
-    share = max(_share_of(scores, positive, parts, own) for scores, own in zip((first, second), noise))
-    return tally.result(share, _own_factor(strata, share), difference=True)
+        parts = values[above], values[~above]
+        high, low, square = _placements(*parts)
+        twice = _pairs_alone(high, low, square) if unbiased else 0.0
+        found.append(Comparison(fold, stratum, parts, (high, low), twice))
+    return found
 
 
 class Tally:
@@ -139,30 +179,19 @@ class Tally:
     def __init__(self, strata: int) -> None:
         self._sums = np.zeros((6, strata))
 
-    def compare(self, stratum: int, scores: np.ndarray, positive: np.ndarray, unbiased: bool = True) -> None:
-        """Compare the rows of a set; nothing where a score is NaN or a class has none."""
-        if np.isnan(scores).any() or positive.all() or not positive.any():
-            return
-        high, low, square = _placements(scores, positive)
-        self.add(stratum, high, low, _pairs_alone(high, low, square) if unbiased else 0.0)
-
-    def add(self, stratum: int, high: np.ndarray, low: np.ndarray, twice: float) -> None:
-        """Add placements of a set of rows, and what its variance by DeLong counts twice."""
-        weight = float(len(high) * len(low))
-        if min(len(high), len(low)) < 2:  # one row shows no spread
-            error = square = float("nan")
-        else:
-            own = [float(one.var(ddof=1)) / len(one) for one in (high, low)]
-            # What is counted twice is at most half.
-            error = max(sum(own) - twice, sum(own) / 2)
-            square = sum(value**2 / (len(one) - 1) for value, one in zip(own, (high, low)))
-        freedom = len(high) + len(low) - 2
-        self._sums[:, stratum] += (
+    def add(self, one: Comparison) -> None:
+        """Add the rows of a set."""
+        high, low = one.placements
+        weight, error = float(one.pairs), one.error
+        square = float("nan")  # one row shows no spread
+        if min(len(high), len(low)) > 1:
+            square = sum((float(own.var(ddof=1)) / len(own)) ** 2 / (len(own) - 1) for own in (high, low))
+        self._sums[:, one.stratum] += (
             weight,
             weight * float(high.mean()),
             weight**2 * error,
             weight**4 * square,
-            freedom,
+            len(high) + len(low) - 2,
             len(high) + len(low),
         )
 
@@ -189,27 +218,41 @@ def _summed(sums: np.ndarray, factor: np.ndarray, difference: bool) -> tuple[np.
     return value, error, low, high, freedom
 
 
-def _share_of(
-    scores: np.ndarray, positive: np.ndarray, parts: Sequence[tuple[int, int, np.ndarray]], noise: float
-) -> float:
+def _tallied(found: Sequence[Comparison], strata: int) -> Tally:
+    tally = Tally(strata)
+    for one in found:
+        tally.add(one)
+    return tally
+
+
+def _share_of(found: Sequence[Comparison], noise: float) -> float:
     """Return the share ρ of :func:`scored_auroc`."""
-    if noise in (0, np.inf):
+    if noise in (0, np.inf) or not found:
         return float(noise > 0)
-    spread = []
-    for fold, _, members in parts:
-        values, above = scores[members], positive[members]
-        if not np.isnan(values).any() and above.any() and not above.all():
-            spread.append((fold, int(above.sum() * (~above).sum()), _squared_error(values[above], values[~above])))
-    if not spread:
-        return 1.0
-    weight, variance = (np.zeros(1 + max(fold for fold, _, _ in spread)) for _ in range(2))
-    for fold, pairs, error in spread:
-        weight[fold] += pairs
-        variance[fold] += pairs**2 * error
+    fold, pairs = np.array([one.fold for one in found]), np.array([float(one.pairs) for one in found])
+    spread = np.array([_difference_error(*one.scores) for one in found])
+    weight, variance = np.bincount(fold, pairs), np.bincount(fold, pairs**2 * spread)
     with np.errstate(invalid="ignore", divide="ignore"):
         whole = np.nanmean((variance / weight**2)[weight > 0])
-        share = noise / whole
-    return float(np.clip(share, 0.0, 1.0)) if np.isfinite(share) else 1.0
+        share = np.clip(noise / whole, 0.0, 1.0) * _following(found, pairs)
+    return float(share) if np.isfinite(share) else 1.0
+
+
+def _following(found: Sequence[Comparison], pairs: np.ndarray) -> float:
+    """Return the share of AUROC's variance that follows the difference of the mean scores, at most 1.
+
+    That of placements which is linear in the scores: by Stein's lemma their slope is how far AUROC moves with a shift.
+    """
+    of_scores = of_placements = of_both = 0.0
+    for one in found:
+        for scores, placements, rises in zip(one.scores, one.placements, (1, -1)):
+            score, placement = scores - scores.mean(), rises * (placements - placements.mean())
+            of_scores += score @ score
+            of_placements += placement @ placement
+            of_both += score @ placement
+    whole = pairs**2 @ [_difference_error(*one.placements) for one in found]
+    left = pairs**2 @ [one.error for one in found]
+    return float(np.minimum(of_both**2 / (of_scores * of_placements) * whole / left, 1.0))
 
 
 def _compared(folds: Any, strata: Any, n: int) -> tuple[np.ndarray, list[tuple[int, int, np.ndarray]]]:
@@ -266,12 +309,11 @@ def _crossfit_scores(
     return scores, np.nan_to_num(ways @ shift)[fold]
 
 
-def _placements(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return for each positive row the share of others below it, for each other the share of positives above it.
+def _placements(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return for each positive row's score the share of others below it, for each other's that of positives above it.
 
     Ties count half; the mean of either is AUROC. The third is the sum over pairs of what each counts, squared.
     """
-    high, low = scores[positive], scores[~positive]
     below, to = (np.searchsorted(np.sort(low), high, side=side) for side in ("left", "right"))
     above, up_to = (np.searchsorted(np.sort(high), low, side=side) for side in ("left", "right"))
     square = float(below.sum() + (to - below).sum() / 4)
@@ -290,7 +332,8 @@ def _pairs_alone(high: np.ndarray, low: np.ndarray, square: float) -> float:
     return max(residual, 0.0) / ((m - 1) * (n - 1) * m * n)
 
 
-def _squared_error(high: np.ndarray, low: np.ndarray) -> float:
+def _difference_error(high: np.ndarray, low: np.ndarray) -> float:
+    """Return the squared error of the difference of two means; NaN where one is of a single value."""
     if min(len(high), len(low)) < 2:
         return float("nan")
     return float(high.var(ddof=1) / len(high) + low.var(ddof=1) / len(low))

@@ -39,7 +39,8 @@ class Layer:
 
     ``intervals`` has those of the effect's scalars and, as ``strata``, of each stratum's δ²; ``scaled`` is the
     stratified δ² after each coordinate is divided by its within-class deviation, ``dropped`` the coordinates without;
-    ``noise`` was subtracted from the stratified δ²; ``noise_trace`` is that of :func:`vlsae.aqi.blocks.noise_trace`.
+    ``noise`` was subtracted from the stratified δ²; ``noise_trace`` is that of
+    :class:`vlsae.aqi.blocks.Intervals`, ``inf`` where there are no blocks.
     """
 
     site: str
@@ -77,22 +78,22 @@ def layer_of(site: str, cells: ClassMoments, design: Design, scaled: bool = True
     pooled = cells.regroup(every % 2, 2)
     divided, dropped = _scaled(cells, whole) if scaled else (None, 0)
     effect = stratified_of(whole)
-    values, noise = _intervals(cells, design, effect)
-    of_scaled = None if divided is None else _intervals(divided, design, _by_stratum(divided, design))[0]
+    own = _intervals(cells, design, effect)
+    of_scaled = None if divided is None else _intervals(divided, design, _by_stratum(divided, design))
     found = pooled.indices()
     return Layer(
         site=site,
         cells=cells,
         effect=effect,
-        intervals=values,
+        intervals=own.by_name,
         indices={name: found[name] for name in ("chi", "xbi", "dbs_rms", "eta2", "omega2")},
         status=pooled.scatter().status if pooled.count.any() else "one_class",
         top_share=whole.top_share(),
-        scaled=None if of_scaled is None else of_scaled["stratified_delta_squared"],
+        scaled=None if of_scaled is None else of_scaled.by_name["stratified_delta_squared"],
         dropped=dropped,
-        noise=noise,
-        noise_trace=_trace(values, cells, design),
-        scaled_noise_trace=float("inf") if of_scaled is None or divided is None else _trace(of_scaled, divided, design),
+        noise=own.noise,
+        noise_trace=own.noise_trace,
+        scaled_noise_trace=float("inf") if of_scaled is None else of_scaled.noise_trace,
     )
 
 
@@ -125,14 +126,15 @@ def kept_cells(cells: ClassMoments, design: Design, blocks: np.ndarray) -> Class
     return cells.regroup(np.where(np.isin(every // size, blocks), every % size, -1), size)
 
 
-def _intervals(cells: ClassMoments, design: Design, effect: StratifiedEffect) -> tuple[dict[str, Interval], float]:
-    """Return an effect's intervals, without bounds where there are too few rows, and the noise taken off δ²."""
+def _intervals(cells: ClassMoments, design: Design, effect: StratifiedEffect) -> blocks.Intervals:
+    """Return an effect's intervals, without bounds where there are too few rows."""
     if design.n_blocks:
         return blocks.intervals(cells, design, effect)
     nothing, empty = float("nan"), np.zeros((0,))
     several = np.full(design.n_strata, nothing)
     found = {name: Interval(getattr(effect, name), nothing, nothing, nothing, empty) for name in SCALARS}
-    return {**found, "strata": Interval(effect.delta_squared, several, several, several, empty)}, nothing
+    found["strata"] = Interval(effect.delta_squared, several, several, several, empty)
+    return blocks.Intervals(found, nothing, float("inf"))
 
 
 def _by_stratum(cells: ClassMoments, design: Design) -> StratifiedEffect:
@@ -161,12 +163,6 @@ def _deviation(whole: ClassMoments) -> np.ndarray:
     variance = whole.m2.sum(axis=0) / freedom if freedom > 0 else np.zeros(whole.width)
     varies = variance > 1e-24 * ((whole.mean**2).max(axis=0) + variance)
     return np.where(varies, np.sqrt(variance), 0.0)
-
-
-def _trace(values: dict[str, Interval], cells: ClassMoments, design: Design) -> float:
-    both = cells.regroup(np.arange(cells.n_classes) % 2, 2)
-    variance = float(both.scatter().v[0, 1]) if both.count.all() else float("nan")
-    return blocks.noise_trace(values["pooled_delta_squared"], variance, design)
 
 
 def _aurocs(

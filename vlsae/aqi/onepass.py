@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlsae.aqi.accumulators import ClassMoments
-from vlsae.aqi.crossfit import CrossfitAUROC, Tally, crossfitted
+from vlsae.aqi.crossfit import CrossfitAUROC, Tally, comparisons, crossfitted
 from vlsae.aqi.design import Design
 from vlsae.aqi.inputs import rows
 from vlsae.aqi.layer import Layer, kept_cells, layer_of
@@ -106,11 +106,11 @@ class OnePass:
             return
         places = np.concatenate([part for part, _ in self._waiting])
         strata, positive = self.design.strata[places], self.design.codes[places] == 0
-        sets = [np.flatnonzero(strata == stratum) for stratum in range(self.design.n_strata)]
+        sets = [(0, stratum, np.flatnonzero(strata == stratum)) for stratum in range(self.design.n_strata)]
         for site in self._waiting[0][1]:
             scores = np.concatenate([part[site] for _, part in self._waiting])
-            for stratum, members in enumerate(sets):
-                self._tally[site].compare(stratum, scores[members], positive[members])
+            for one in comparisons(scores, positive, sets):
+                self._tally[site].add(one)
         self._waiting = []
 
     def _auroc(self, site: str) -> CrossfitAUROC:
