@@ -226,6 +226,15 @@ def test_option_values_arrive_as_typed(value):
     assert override.value() == value
 
 
+def test_a_folder_that_is_gone_is_the_reason(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["extract", *TINY, "--dry-run"]) == 2
+    assert "started in is gone" in capsys.readouterr().err
+
+
 def test_a_run_its_plan_and_its_report(runs_dir, tmp_path, capsys):
     with plugins.loaded():
         assert main(["extract", *TINY, "--dry-run"]) == 0

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_factory import done_run, new_run
 
+from vlsae.cli import main
 from vlsae.errors import UserError
 from vlsae.runs import (
     DamagedRun,
@@ -337,6 +338,18 @@ class TestDamage:
         assert entries_of(tmp_path)[0].status == "damaged"
         remove(resolve(run.id, tmp_path), tmp_path)
         assert entries_of(tmp_path) == []
+
+    def test_what_is_left_of_a_removal_that_was_cut_short_goes_with_the_next(self, tmp_path):
+        root, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
+        left, stays = root / "tiny/one/.removed-v0001-77", elsewhere / "one/.removed-v0001-77"
+        for folder in (left, stays):
+            folder.mkdir(parents=True)
+            (folder / "rows.bin").write_bytes(b"rows")
+        (root / "linked").symlink_to(elsewhere)
+        assert main(["runs", "rm", str(done_run(root).id), "--runs-dir", str(root)]) == 0
+        assert not left.exists()
+        assert (stays / "rows.bin").exists()
+        assert entries_of(root) == []
 
 
 class TestMetrics:

@@ -80,6 +80,8 @@ def _is_mendable(error: BaseException) -> bool:
 def _lines(error: BaseException, words: Sequence[str]) -> list[str]:
     if exit_code(error) == INTERRUPTED:
         return ["Interrupted."]
+    if not _stands_somewhere():
+        return ["The folder that the command was started in is gone.", "Change to one that is there, and start again."]
     if isinstance(error, UserError):
         return str(error).splitlines()
     if _is_usage(error):
@@ -91,6 +93,14 @@ def _lines(error: BaseException, words: Sequence[str]) -> list[str]:
         place = f": {error.filename}" if error.filename else "."
         return [f"{error.strerror}{place}", _OF_THE_SYSTEM[error.errno]]
     return ["This is a bug in vlsae. Please report it with the traceback above and the command."]
+
+
+def _stands_somewhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _usage(error: Any, words: Sequence[str]) -> list[str]:

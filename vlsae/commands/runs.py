@@ -13,7 +13,7 @@ from vlsae.runs.difference import differences, read_config
 from vlsae.runs.files import dump_json
 from vlsae.runs.manifest import DAMAGED, RUNNING, STATUSES
 from vlsae.runs.metrics import read_summary
-from vlsae.runs.removal import remove_all
+from vlsae.runs.removal import clear_unfinished, remove_all
 from vlsae.worker import LOG
 
 app = typer.Typer(
@@ -233,6 +233,7 @@ def rm(
 ) -> None:
     """Remove runs; refused outside the folder of runs, for a run at work, and for one that others were made from."""
     root = runs_root(runs_dir)
+    clear_unfinished(root)
     places = list(dict.fromkeys(resolve(run, root) for run in runs))
     if not yes and _on_terminal():
         typer.echo("\n".join(map(str, places)), err=True)

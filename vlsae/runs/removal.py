@@ -18,6 +18,9 @@ from vlsae.runs.listing import entries_of
 from vlsae.runs.locks import PATIENCE_SECONDS, RUN_LOCK, lock_file
 from vlsae.runs.names import SWEEPS, RunId, version_number
 
+#: How the name of a run on its way out begins.
+GRAVE = ".removed-"
+
 
 class Removed(NamedTuple):
     """What was removed."""
@@ -67,12 +70,22 @@ def _lock(run_id: str, path: Path) -> Iterator[None]:
         lock.release()
 
 
+def clear_unfinished(root: Path) -> None:
+    """Remove what is left of runs whose removal was cut short."""
+    for grave in root.glob(f"*/*/{GRAVE}*"):
+        if grave.resolve() == root.resolve() / grave.relative_to(root):  # no link leads elsewhere
+            shutil.rmtree(grave, ignore_errors=True)
+
+
 def _remove_now(run_id: str, path: Path) -> Removed:
     size = sum((path / name).stat().st_size for name in files_of(path))
     # Renamed first, so that nobody ever sees half of a run.
-    grave = path.parent / f".removed-{path.name}-{os.getpid()}"
+    grave = path.parent / f"{GRAVE}{path.name}-{os.getpid()}"
     path.rename(grave)
-    shutil.rmtree(grave)
+    # Another removal may be clearing it at the same time: what it takes first is no error.
+    shutil.rmtree(grave, ignore_errors=True)
+    if grave.exists():
+        shutil.rmtree(grave)
     move_latest(path)
     return Removed(run_id, path, size)
 
