@@ -6,13 +6,15 @@ so that a busy machine slows all of them alike; the figure is CPU time at one th
 
     python benchmarks/dictionary_step.py --peers FOLDER     # installs the peers there, without their dependencies
     python benchmarks/dictionary_step.py --dead 0.05        # a share of concepts dead: the auxiliary loss has work
-    python benchmarks/dictionary_step.py --auxiliary        # also what that adds to the step without, in turns with it
+    python benchmarks/dictionary_step.py --auxiliary        # what that adds to the step without, in turns with it
+    python benchmarks/dictionary_step.py --auxiliary --shares 1 0.5   # the same on half of the rows beside all
     python benchmarks/dictionary_step.py --paths            # where dense products overtake sparse ones
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import subprocess
@@ -75,9 +77,9 @@ Step = Callable[[Tensor], Tensor]
 Maker = Callable[[int, int, int, int, float], Step]
 
 
-def own_top_k(d: int, h: int, k: int, batch: int, dead: float) -> Step:
-    """This project's TopK, by the step of its training loop."""
-    dictionary = TopK(d, h, k)
+def own_top_k(d: int, h: int, k: int, batch: int, dead: float, share: float = 1.0) -> Step:
+    """This project's TopK, by the step of its training loop; dead concepts learn from a share of the rows."""
+    dictionary = TopK(d, h, k, auxiliary_rows=share)
     dictionary.silent_for[: round(dead * h)] = 10**9
     return _own(dictionary, lambda x: {"vision": x}, keep_dead=round(dead * h))
 
@@ -266,11 +268,12 @@ def rows_of(d: int, batch: int) -> Tensor:
 def compare(options: argparse.Namespace, console: Console) -> None:
     """Print a table for each shape: median and spread of the CPU time, wall time, and the ratio to the fastest peer."""
     makers = {**OWN, **(OTHERS if options.peers else {})}
-    for d, h, k, batch in SHAPES[: options.shapes]:
+    makers = {name: make for name, make in makers.items() if not options.only or name in options.only}
+    for d, h, k, batch in shapes_of(options):
         torch.manual_seed(0)
         steps = {name: make(d, h, k, batch, options.dead) for name, make in makers.items()}
         times = measure(steps, rows_of(d, batch), options.rounds)
-        peers = [name for name in times if name in OTHERS] or ["dense, fused Adam"]
+        peers = [name for name in times if name in OTHERS] or [name for name in times if not name.startswith("vlsae")]
         best = min(statistics.median(times[name][0]) for name in peers)
         title = f"d={d}, h={h}, k={k}, batch={batch}, dead {options.dead:.0%}, {torch.get_num_threads()} thread(s)"
         table = Table(title=title, title_justify="left")
@@ -291,22 +294,35 @@ def compare(options: argparse.Namespace, console: Console) -> None:
 
 def auxiliary(options: argparse.Namespace, console: Console) -> None:
     """Print what dead concepts, 5 % unless ``--dead`` says another share, add to a step of ours and of a peer's."""
-    makers = {"vlsae top_k": own_top_k, **({"sparsify": sparsify} if options.peers else {})}
     dead = options.dead or 0.05
+    own = {
+        f"vlsae top_k, on {share:.0%} of rows": functools.partial(own_top_k, share=share) for share in options.shares
+    }
+    some: dict[str, Maker] = {**own, **({"sparsify": sparsify} if options.peers else {})}
     table = Table(title=f"What {dead:.0%} dead concepts add to a step, CPU ms", title_justify="left")
-    for heading in ("d, h, k, batch", "step", "none dead", "with dead", "added"):
+    for heading in ("d, h, k, batch", "step", "none dead", "with dead", "quartiles", "added"):
         table.add_column(heading, justify="right")
-    for shape in SHAPES[: options.shapes]:
+    for shape in shapes_of(options):
         steps = {}
-        for name, make in makers.items():
+        for name, make in {"vlsae": own_top_k, **some}.items():
             for share in (0.0, dead):
+                # Without dead concepts the share of rows changes nothing.
+                if (name in own and share == 0) or (name == "vlsae" and share > 0):
+                    continue
                 torch.manual_seed(0)
                 steps[f"{name} {share}"] = make(*shape, share)
         times = measure(steps, rows_of(shape[0], shape[3]), options.rounds)
-        for name in makers:
-            none, some = (statistics.median(times[f"{name} {share}"][0]) for share in (0.0, dead))
-            table.add_row(", ".join(map(str, shape)), name, f"{none:.1f}", f"{some:.1f}", f"{some / none - 1:.1%}")
+        for name in some:
+            none = statistics.median(times[f"{'vlsae' if name in own else name} 0.0"][0])
+            low, middle, high = statistics.quantiles(times[f"{name} {dead}"][0], n=4)
+            numbers = f"{none:.1f}", f"{middle:.1f}", f"{low:.1f} to {high:.1f}", f"{middle / none - 1:.1%}"
+            table.add_row(", ".join(map(str, shape)), name, *numbers)
     console.print(table)
+
+
+def shapes_of(options: argparse.Namespace) -> list[tuple[int, int, int, int]]:
+    """Return the shapes that are asked for by their numbers."""
+    return [SHAPES[number - 1] for number in options.shapes]
 
 
 def paths(options: argparse.Namespace, console: Console) -> None:
@@ -340,8 +356,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dead", type=float, default=0.0, help="share of dead concepts")
-    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="only the first shapes")
-    parser.add_argument("--auxiliary", action="store_true", help="also what dead concepts add")
+    numbers = list(range(1, len(SHAPES) + 1))
+    parser.add_argument("--shapes", type=int, nargs="+", choices=numbers, default=numbers, help="which of them")
+    parser.add_argument("--only", nargs="+", choices=[*OWN, *OTHERS], help="only these contenders")
+    parser.add_argument("--auxiliary", action="store_true", help="what dead concepts add, and nothing else")
+    parser.add_argument("--shares", type=float, nargs="+", default=[1.0], help="of the rows, which they learn from")
     parser.add_argument("--paths", action="store_true")
     options = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", SPARSIFY_DISABLE_TRITON="1")
@@ -350,10 +369,10 @@ def main() -> None:
         install(options.peers)
     if options.paths:
         paths(options, Console())
-        return
-    compare(options, Console())
-    if options.auxiliary:
+    elif options.auxiliary:
         auxiliary(options, Console())
+    else:
+        compare(options, Console())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlsae.dictionaries import SAES, VLSAE, TopK, kernels
-from vlsae.dictionaries.selection import BLOCK, BLOCKS_PER_KEPT, largest_columns, top_k
+from vlsae.dictionaries.scratch import Scratch
+from vlsae.dictionaries.selection import BLOCK, BLOCKS_PER_KEPT, largest_columns, largest_only, top_k
 from vlsae.training import build_optimizer, train_step
 
 N, D, H, K = 7, 5, 12, 3
@@ -63,22 +66,25 @@ def test_a_selected_product_has_the_gradients_of_the_whole_one():
         torch.testing.assert_close(got, wanted)
 
 
-def test_concepts_asked_for_on_every_row_have_the_gradients_of_dense_products():
+@pytest.mark.parametrize("on_rows", [None, torch.tensor([0, 2, 5])])
+def test_a_block_of_concepts_and_rows_has_the_gradients_of_dense_products(on_rows):
     rows, weight, values, indices = example()
     bias = torch.randn(H, dtype=torch.float64, requires_grad=True)
     center = torch.randn(D, dtype=torch.float64, requires_grad=True)
     whole, support = torch.tensor([1, 4, 9]), kernels.Support(indices, H)
+    block = kernels.Block(whole, on_rows)
     scores = (rows - center) @ weight.T + bias
     less, chosen = rows - center.detach(), scores.detach().gather(1, indices)
-    product, of_whole = kernels.SelectedProduct.apply(
-        support, less, weight, bias, center, chosen, whole, scores.detach()[:, whole]
+    product, of_block = kernels.SelectedProduct.apply(
+        support, less, weight, bias, center, chosen, block, block.of_scores(scores.detach())
     )
-    torch.testing.assert_close(of_whole, scores[:, whole])
-    sums, columns = kernels.SparseDecoding.apply(support, values, weight, False, whole)
+    wanted_block = scores[:, whole] if on_rows is None else scores[on_rows][:, whole]
+    torch.testing.assert_close(of_block, wanted_block)
+    sums, columns = kernels.SparseDecoding.apply(support, values, weight, False, block)
     torch.testing.assert_close(columns, weight[whole])
-    own = (product.square().sum() + (of_whole @ columns).square().sum(), sums.square().sum() + (columns**3).sum())
+    own = (product.square().sum() + (of_block @ columns).square().sum(), sums.square().sum() + (columns**3).sum())
     other = (
-        scores.gather(1, indices).square().sum() + (scores[:, whole] @ weight[whole]).square().sum(),
+        scores.gather(1, indices).square().sum() + (wanted_block @ weight[whole]).square().sum(),
         (dense(indices, values) @ weight).square().sum() + (weight[whole] ** 3).sum(),
     )
     for got, wanted in zip(
@@ -103,7 +109,8 @@ def test_rows_given_beside_a_decoding_keep_their_length_where_it_does(unit):
     _, weight, values, indices = example()
     weight = F.normalize(weight.detach(), dim=1).requires_grad_()
     whole = torch.tensor([0, 5])
-    sums, columns = kernels.SparseDecoding.apply(kernels.Support(indices, H), values.detach(), weight, unit, whole)
+    block = kernels.Block(whole)
+    sums, columns = kernels.SparseDecoding.apply(kernels.Support(indices, H), values.detach(), weight, unit, block)
     (own,) = gradients((columns**3).sum() + 0 * sums.sum(), (weight,))
     kept = F.normalize(weight, dim=1) if unit else weight
     (other,) = gradients((kept[whole] ** 3).sum(), (weight,))
@@ -115,9 +122,7 @@ def test_a_selected_cosine_has_the_gradients_of_the_whole_one():
     unit_rows = F.normalize(rows, dim=1).detach().requires_grad_()
     known = (unit_rows @ F.normalize(weight, dim=1).T).gather(1, indices)
     norms = weight.detach().norm(dim=1)
-    own = kernels.SelectedCosine.apply(
-        kernels.Support(indices, H), unit_rows, weight, weight.detach() / norms[:, None], norms, known.detach()
-    )
+    own = kernels.SelectedCosine.apply(kernels.Support(indices, H), unit_rows, weight, norms, known.detach())
     for got, wanted in zip(
         gradients((own * values.detach()).sum(), (unit_rows, weight)),
         gradients((known * values.detach()).sum(), (unit_rows, weight)),
@@ -167,12 +172,62 @@ def test_a_choice_among_values_that_are_no_numbers_still_has_k_columns():
     assert largest_columns(scores[:0], 4).shape == (0, 4)
 
 
-def with_dead(width: int, n_concepts: int, k: int) -> TopK:
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 20), st.booleans(), st.floats(-2, 2))
+def test_all_but_the_largest_are_silenced_as_sorting_silences_them(seed, k, ties, shift):
+    values = torch.randn(6, 24, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    values = values.add(shift)
+    values = (values * 2).round() if ties else values
+    values = values.relu().requires_grad_()
+    columns = values.detach().sort(dim=1, descending=True, stable=True).indices[:, :k]
+    wanted = torch.zeros_like(values).scatter(1, columns, values.gather(1, columns))
+    kept = largest_only(values, k)
+    assert torch.equal(kept, wanted)
+    weights = torch.arange(24.0, dtype=torch.float64)
+    (own,), (other,) = (torch.autograd.grad((one * weights).sum(), values) for one in (kept, wanted))
+    # Where the value is zero a gradient ends at the ReLU.
+    assert torch.equal(own[values > 0], other[values > 0])
+
+
+def test_scratch_memory_is_kept_while_it_fits_and_given_back_after_training():
+    scratch, like = Scratch(), torch.zeros(1)
+    first = scratch.of(5, 3, like)
+    assert first.shape == (5, 3)
+    assert scratch.of(4, 3, like).data_ptr() == first.data_ptr()
+    assert scratch.of(6, 3, like).shape == (6, 3)
+    assert scratch.of(5, 2, like).shape == (5, 2)
+    assert scratch.of(5, 2, like.double()).dtype == torch.float64
+    dictionary = TopK(8, 64, 4)
+    dictionary.loss({"vision": torch.randn(20, 8)})
+    assert dictionary.scratch._kept is not None
+    assert copy.deepcopy(dictionary).scratch._kept is None
+    dictionary.eval()
+    assert dictionary.scratch._kept is None
+
+
+@pytest.mark.parametrize("kind", [VLSAE, TopK, SAES])
+def test_a_second_loss_does_not_disturb_the_gradient_of_the_first(kind):
+    torch.manual_seed(0)
+    dictionary = kind(8, 64, 4)
+    first, second = ({"vision": torch.randn(10, 8), "language": torch.randn(10, 8)} for _ in range(2))
+    wanted = torch.autograd.grad(dictionary.loss(first).total, list(dictionary.parameters()))
+    loss = dictionary.loss(first).total
+    dictionary.loss(second)
+    for own, other in zip(torch.autograd.grad(loss, list(dictionary.parameters())), wanted):
+        torch.testing.assert_close(own, other, rtol=0, atol=0)
+
+
+def on_some_rows(width: int, n_concepts: int, k: int) -> TopK:
+    """The same, whose dead concepts learn from a third of the rows."""
+    return with_dead(width, n_concepts, k, 0.3)
+
+
+def with_dead(width: int, n_concepts: int, k: int, share: float = 1.0) -> TopK:
     """A dictionary whose first concepts are dead, so that its auxiliary loss has work from the first step.
 
     In double precision: whether one of them fires is a yes or no, which rounding decides sooner or later.
     """
-    dictionary = TopK(width, n_concepts, k, dead_after=1280, auxiliary_weight=0.25)
+    dictionary = TopK(width, n_concepts, k, dead_after=1280, auxiliary_weight=0.25, auxiliary_rows=share)
     with torch.no_grad():
         dictionary.encoder.bias[:24] = -20.0
         dictionary.encoder.bias[24:40] = -0.5
@@ -180,13 +235,14 @@ def with_dead(width: int, n_concepts: int, k: int) -> TopK:
     return dictionary.double()
 
 
-@pytest.mark.parametrize("kind", [VLSAE, TopK, SAES, with_dead])
+@pytest.mark.parametrize("kind", [VLSAE, TopK, SAES, with_dead, on_some_rows])
 def test_a_training_by_active_concepts_follows_the_dense_one(kind, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     centres = torch.randn(40, 32, generator=generator)
     numbers = torch.randint(40, (200, 2, 64), generator=generator)
     batches = (centres[numbers] + 0.3 * torch.randn(200, 2, 64, 32, generator=generator)).unbind()
-    batches = batches if kind is not with_dead else [batch.double() for batch in batches]
+    dying = kind in (with_dead, on_some_rows)
+    batches = [batch.double() for batch in batches] if dying else batches
     losses = {}
     for name, share in (("sparse", kernels.SPARSE_SHARE), ("dense", 0.0)):
         monkeypatch.setattr(kernels, "SPARSE_SHARE", share)
@@ -200,7 +256,7 @@ def test_a_training_by_active_concepts_follows_the_dense_one(kind, monkeypatch):
             ]
         )
         dead = getattr(dictionary, "silent_for", torch.zeros(1)) >= getattr(dictionary, "dead_after", 1)
-        assert dead.any() == (kind is with_dead)
+        assert dead.any() == dying
     assert losses["dense"][-1] < 0.8 * losses["dense"][0]
     torch.testing.assert_close(losses["sparse"], losses["dense"], rtol=1e-4, atol=0)
 

@@ -76,7 +76,16 @@ RANKS = """
 
 
 #: Objectives that go over ranks each in a way of its own, and one that runs out of memory; those that share their ways.
-PLAIN = ("vl_sae", "top_k", "batch_top_k", "jump_relu_l0", "codebook", "auxiliary", "short of memory")
+PLAIN = (
+    "vl_sae",
+    "top_k",
+    "top_k on some rows",
+    "batch_top_k",
+    "jump_relu_l0",
+    "codebook",
+    "auxiliary",
+    "short of memory",
+)
 OTHERS = ("sae_d", "matryoshka", "matryoshka_k", "jump_relu", "gated", "relu_l1")
 
 
@@ -138,6 +147,7 @@ def test_objectives_come_to_the_losses_and_weights_of_one_process(tmp_path, kind
             "vl_sae": lambda: VLSAE(6, 24, 4, loss_balance="variance"),
             "sae_d": lambda: SAED(6, 24, 4),
             "top_k": lambda: TopK(6, 24, 3, dead_after=5),
+            "top_k on some rows": lambda: TopK(6, 96, 2, dead_after=5, auxiliary_rows=0.4),
             "batch_top_k": lambda: BatchTopK(6, 24, 3, dead_after=5),
             "matryoshka": lambda: Matryoshka(6, 24, 3, dead_after=5),
             "matryoshka_k": lambda: MatryoshkaK(6, 24, 3),

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from vlsae.bounds import OneOf, Range, check_finite_number
 from vlsae.dictionaries.base import Count, OptionalCount, SparseCode, one_of, positive
-from vlsae.dictionaries.kernels import SquaredError, concept_major
+from vlsae.dictionaries.kernels import Block, SquaredError, concept_major
 from vlsae.dictionaries.linear import LinearDictionary, linear, mean_squared_error
-from vlsae.dictionaries.selection import largest_columns
+from vlsae.dictionaries.row_share import evenly_spaced
+from vlsae.dictionaries.selection import largest_only
 from vlsae.training import parts as of_all_ranks
 from vlsae.training.objective import Loss
 
@@ -24,6 +25,9 @@ CENTERS = ("median", "mean", "zero")
 INPUT_NORMS = ("none", "rms")
 DECODER_NORMS = ("unit", "free")
 ENCODER_INITS = ("transpose", "random")
+
+#: The smallest share of rows that the auxiliary loss is taken on.
+LEAST_ROWS = 0.01
 
 #: Steps of the geometric median's iteration; each brings it several times closer.
 MEDIAN_STEPS = 20
@@ -37,8 +41,8 @@ class CenteredDictionary(LinearDictionary):
     length 1 and takes the gradient's part along them out; ``free`` leaves both. ``encoder_init``: ``W_e`` starts as
     ``W_dᵀ`` (``transpose``), or is drawn on its own (``random``). A concept silent for ``dead_after`` rows is dead; the
     ``auxiliary_k`` strongest dead ones (default: half the width) learn from what the others leave over, weighted by
-    ``auxiliary_weight`` (arXiv 2406.04093, A.2). ``n_concepts`` defaults to ``expansion · width``, ``k`` to a sixteenth
-    of the concepts.
+    ``auxiliary_weight`` (arXiv 2406.04093, A.2), on a share ``auxiliary_rows`` of each step's rows that stands for all
+    of them. ``n_concepts`` defaults to ``expansion · width``, ``k`` to a sixteenth of the concepts.
     """
 
     silent_for: Tensor
@@ -58,6 +62,7 @@ class CenteredDictionary(LinearDictionary):
         dead_after: Count = 1_000_000,
         auxiliary_weight: Annotated[float, Range(0, None)] = 1 / 32,
         auxiliary_k: OptionalCount = None,
+        auxiliary_rows: Annotated[float, Range(LEAST_ROWS, 1)] = 1.0,
     ) -> None:
         super().__init__(width, n_concepts, k, expansion=expansion)
         self.center = one_of("center", center, CENTERS)
@@ -68,6 +73,8 @@ class CenteredDictionary(LinearDictionary):
         self.decoder_norm = one_of("decoder_norm", decoder_norm, DECODER_NORMS)
         self.encoder_init = one_of("encoder_init", encoder_init, ENCODER_INITS)
         self.auxiliary_k = None if auxiliary_k is None else positive("auxiliary_k", auxiliary_k)
+        check_finite_number("auxiliary_rows", auxiliary_rows, low=LEAST_ROWS, high=1)
+        self.auxiliary_rows = auxiliary_rows
         self.encoder = nn.Linear(width, self.n_concepts)
         self.decoder = concept_major(nn.Linear(self.n_concepts, width))
         with torch.no_grad():
@@ -113,8 +120,8 @@ class CenteredDictionary(LinearDictionary):
         active, code = self._coded(x, training=self.training)
         scaled = x / self.scale
         decoded = self._reconstruct(code.to(x.dtype), "vision")
-        dead = self._dead()
-        of_dead = None if dead is None else (active[:, dead], self._columns().T.index_select(0, dead))
+        dead = self._dead(sizes, step)
+        of_dead = None if dead is None else (dead, dead.of_scores(active), dead.of_weight(self._columns().T))
         parts = self._parts(rows, scaled, decoded, of_dead, lambda: (code.detach() > 0).any(dim=0))
         parts |= self._terms(scaled, active, code, sizes, parts)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
@@ -124,12 +131,13 @@ class CenteredDictionary(LinearDictionary):
         rows: Mapping[str, Tensor],
         scaled: Tensor,
         decoded: Tensor,
-        of_dead: tuple[Tensor, Tensor] | None,
+        of_dead: tuple[Block, Tensor, Tensor] | None,
         fired: Callable[[], Tensor],
     ) -> dict[str, Tensor]:
         """Return each stream's error and the auxiliary loss, and note in training which concepts have fired.
 
-        ``of_dead`` are the activations ``(n, m)`` and the columns ``(m, d)`` of the dead concepts.
+        ``of_dead`` are the dead concepts on the rows that stand for all, their activations ``(r, m)`` and columns
+        ``(m, d)``.
         """
         sizes = [len(x) for x in rows.values()]
         errors = map(mean_squared_error, decoded.split(sizes), scaled.split(sizes))
@@ -137,8 +145,10 @@ class CenteredDictionary(LinearDictionary):
         if of_dead is None:
             parts["loss/auxiliary"] = scaled.new_zeros(())
         else:
-            left_over = sum_over_rows(parts.values(), sizes) * self.width
-            parts["loss/auxiliary"] = self._auxiliary((scaled - decoded).detach(), left_over, *of_dead)
+            dead, own, columns = of_dead
+            left_over = of_all_ranks.share_of_total(sum_over_rows(parts.values(), sizes) * self.width, len(scaled))
+            residual = dead.of_rows(scaled) - dead.of_rows(decoded.detach())
+            parts["loss/auxiliary"] = self._auxiliary(residual, own, columns) / left_over.clamp(min=tiny(residual))
         if self.training and torch.is_grad_enabled():
             self._fired = (len(scaled), fired())
         return parts
@@ -190,26 +200,32 @@ class CenteredDictionary(LinearDictionary):
         # Differentiating through the normalisation removes the gradient's component along each column.
         return F.normalize(self.decoder.weight, dim=0)
 
-    def _dead(self) -> Tensor | None:
-        """Return the concepts ``(m,)`` that the auxiliary loss is for; None where there are none, or no such loss."""
+    def _dead(self, sizes: list[int], step: int) -> Block | None:
+        """Return the concepts and rows that the auxiliary loss is for; None where there are none, or no such loss.
+
+        ``sizes`` are the streams' numbers of rows. Outside training all rows count, for the sake of a steady yardstick.
+        """
         if self.auxiliary_weight == 0:
             return None
-        dead = (self.silent_for >= self.dead_after).nonzero()[:, 0]
-        return dead if dead.numel() else None
+        concepts = (self.silent_for >= self.dead_after).nonzero()[:, 0]
+        if not concepts.numel():
+            return None
+        rows = evenly_spaced(sizes, self._row_share(), step)
+        return Block(concepts, None if rows is None else rows.to(concepts.device))
 
-    def _auxiliary(self, residual: Tensor, whole: Tensor, own: Tensor, columns: Tensor) -> Tensor:
-        """Return the weighted share of the residual ``(n, d)`` that dead concepts leave unexplained.
+    def _row_share(self) -> float:
+        return self.auxiliary_rows if self.training else 1.0
 
-        ``whole`` is the residual's sum of squares, ``own (n, m)`` are their activations, ``columns (m, d)`` their
-        columns of the decoder.
+    def _auxiliary(self, residual: Tensor, own: Tensor, columns: Tensor) -> Tensor:
+        """Return the weighted sum over all rows of what dead concepts leave of the residual, ``(r, d)`` on some rows.
+
+        ``own (r, m)`` are their activations, ``columns (m, d)`` their columns of the decoder. The sum by which it is
+        divided is known on all rows and has no gradient: scaling this sum alone keeps the loss unbiased, where a ratio
+        of two sums over the rows taken would not be.
         """
-        code, most = own, self.auxiliary_k or max(1, self.width // 2)
-        if most < own.shape[1]:
-            indices = largest_columns(own, most)
-            code = torch.zeros_like(own).scatter(1, indices, own.gather(1, indices))
+        code = largest_only(own, self.auxiliary_k or max(1, self.width // 2))
         error: Tensor = SquaredError.apply(residual, code.to(residual.dtype), columns)
-        whole = of_all_ranks.share_of_total(whole, len(residual))
-        return self.auxiliary_weight * error / whole.clamp(min=torch.finfo(residual.dtype).tiny)
+        return self.auxiliary_weight / self._row_share() * error
 
 
 def sum_of_stream_means(values: Tensor, sizes: list[int]) -> Tensor:
@@ -220,6 +236,11 @@ def sum_of_stream_means(values: Tensor, sizes: list[int]) -> Tensor:
 def sum_over_rows(means: Iterable[Tensor], sizes: list[int]) -> Tensor:
     """Return the sum over all streams' rows of what ``means`` are each stream's mean of, without gradient."""
     return torch.stack([mean.detach() * n for mean, n in zip(means, sizes)]).sum()
+
+
+def tiny(like: Tensor) -> float:
+    """Return the smallest normal number of a tensor's dtype."""
+    return float(torch.finfo(like.dtype).tiny)
 
 
 def unit_size(rows: Tensor) -> Tensor:

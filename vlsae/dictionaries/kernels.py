@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,25 @@ class Support:
         return places, places.div(self.k, rounding_mode="floor"), begins
 
 
+class Block(NamedTuple):
+    """Entries of scores ``(n, h)`` in a rectangle: ``concepts (m,)`` on ``rows (r,)``, on every row where None."""
+
+    concepts: Tensor
+    rows: Tensor | None = None
+
+    def of_rows(self, values: Tensor) -> Tensor:
+        """Return the rows ``(r, …)`` of ``values (n, …)``."""
+        return values if self.rows is None else values.index_select(0, self.rows)
+
+    def of_scores(self, scores: Tensor) -> Tensor:
+        """Return the entries ``(r, m)`` of ``scores (n, h)``."""
+        return self.of_rows(scores.index_select(1, self.concepts))
+
+    def of_weight(self, weight: Tensor) -> Tensor:
+        """Return the concepts' rows ``(m, d)`` of ``weight (h, d)``."""
+        return weight.index_select(0, self.concepts)
+
+
 def weighted_sums(support: Support, values: Tensor, weight: Tensor) -> Tensor:
     """Return ``(n, d)``: each row's active rows of ``weight (h, d)``, weighted by ``values (n, k)`` and summed."""
     flat, offsets = support.indices.view(-1), support.row_offsets[:-1]
@@ -82,7 +101,7 @@ class SelectedProduct(torch.autograd.Function):
     """``values (n, k)``: known entries of ``rows @ weight.T + bias``, with the gradients of all three.
 
     Whoever chose the support has computed the whole product without a graph; only its active entries get gradients,
-    and those of the concepts ``whole (m,)`` on every row, ``whole_values (n, m)``, returned beside.
+    and those of a ``block``, ``block_values (r, m)``, returned beside.
     ``center (d,)`` was taken from all rows before: its gradient needs one row's product, where theirs need n.
     """
 
@@ -95,28 +114,29 @@ class SelectedProduct(torch.autograd.Function):
         bias: Tensor,
         center: Tensor | None,
         values: Tensor,
-        whole: Tensor | None = None,
-        whole_values: Tensor | None = None,
+        block: Block | None = None,
+        block_values: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return both kinds of values as they are, now functions of rows, weight, bias and center."""
-        ctx.support, ctx.whole = support, whole
+        ctx.support, ctx.block = support, block
         ctx.save_for_backward(rows, weight)
-        return values.view_as(values), None if whole_values is None else whole_values.view_as(whole_values)
+        return values.view_as(values), None if block_values is None else block_values.view_as(block_values)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor, of_whole: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, of_block: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of rows, weight, bias and center."""
         support, (rows, weight) = ctx.support, ctx.saved_tensors
         of_rows = weighted_sums(support, gradient, weight) if ctx.needs_input_grad[1] else None
         of_weight = transposed_sums(support, gradient, rows) if ctx.needs_input_grad[2] else None
         of_bias = concept_sums(support, gradient)
-        if of_whole is not None:
-            of_bias.index_add_(0, ctx.whole, of_whole.sum(dim=0))
+        if of_block is not None:
+            block: Block = ctx.block
+            of_bias.index_add_(0, block.concepts, of_block.sum(dim=0))
             if of_rows is not None:
-                of_rows.addmm_(of_whole, weight.index_select(0, ctx.whole))
+                of_rows[slice(None) if block.rows is None else block.rows] += of_block @ block.of_weight(weight)
             if of_weight is not None:
-                of_weight.index_add_(0, ctx.whole, of_whole.T @ rows)
+                of_weight.index_add_(0, block.concepts, of_block.T @ block.of_rows(rows))
         of_center = -torch.mv(weight.T, of_bias) if ctx.needs_input_grad[4] else None
         return None, of_rows, of_weight, of_bias, of_center, None, None, None
 
@@ -124,54 +144,52 @@ class SelectedProduct(torch.autograd.Function):
 class SelectedCosine(torch.autograd.Function):
     """``values (n, k)``: known cosines of unit ``rows (n, d)`` and ``weight (h, d)``, with the gradients of both.
 
-    ``unit (h, d)`` and ``norms (h,)`` are the weight's directions and lengths. The gradient of a direction has no part
-    along it: ``Σ gradient · cosine`` over the rows a concept is active on, found without a pass over weights.
+    ``norms (h,)`` are the lengths of the weight's rows. The gradient of a direction has no part along it:
+    ``Σ gradient · cosine`` over the rows a concept is active on, found without a pass over weights.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, support: Support, rows: Tensor, weight: Tensor, unit: Tensor, norms: Tensor, values: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, support: Support, rows: Tensor, weight: Tensor, norms: Tensor, values: Tensor) -> Tensor:
         """Return the values as they are, now a function of rows and weight."""
         ctx.support = support
-        ctx.save_for_backward(rows, unit, norms, values)
+        ctx.save_for_backward(rows, weight, norms, values)
         return values.view_as(values)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of rows and weight."""
-        support, (rows, unit, norms, values) = ctx.support, ctx.saved_tensors
-        of_rows = weighted_sums(support, gradient, unit) if ctx.needs_input_grad[1] else None
+        support, (rows, weight, norms, values) = ctx.support, ctx.saved_tensors
+        scale = norms.reciprocal()
+        scaled = gradient * scale[support.indices]
+        of_rows = weighted_sums(support, scaled, weight) if ctx.needs_input_grad[1] else None
         of_weight = None
         if ctx.needs_input_grad[2]:
-            scale = norms.reciprocal()
-            along = concept_sums(support, gradient * values) * scale
-            scaled = gradient * scale[support.indices]
-            of_weight = transposed_sums(support, scaled, rows).addcmul_(unit, along[:, None], value=-1)
-        return None, of_rows, of_weight, None, None, None
+            along = concept_sums(support, gradient * values) * scale.square()
+            of_weight = transposed_sums(support, scaled, rows).addcmul_(weight, along[:, None], value=-1)
+        return None, of_rows, of_weight, None, None
 
 
 class SparseDecoding(torch.autograd.Function):
     """``(n, d)``: the sum of the active rows of ``weight (h, d)``, each times its value, ``values (n, k)``.
 
     ``unit``: the rows of ``weight`` have length 1 and are to keep it, so that its gradient loses the part along them.
-    Beside it the rows ``whole (m,)`` of ``weight``, ``(m, d)``, for other uses: their gradient joins the decoding's
-    without a second one of the size of ``weight``, and loses the part along them too.
+    Beside it the block's rows of ``weight``, ``(m, d)``, for other uses: their gradient joins the decoding's without a
+    second one of the size of ``weight``, and loses the part along them too.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, support: Support, values: Tensor, weight: Tensor, unit: bool = False, whole: Tensor | None = None
+        ctx: Any, support: Support, values: Tensor, weight: Tensor, unit: bool = False, block: Block | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the decoded rows, and the rows of the weight that are asked for."""
-        ctx.support, ctx.unit, ctx.whole = support, unit, whole
+        ctx.support, ctx.unit, ctx.block = support, unit, block
         ctx.save_for_backward(values, weight)
-        return weighted_sums(support, values, weight), None if whole is None else weight.index_select(0, whole)
+        return weighted_sums(support, values, weight), None if block is None else block.of_weight(weight)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor, of_whole: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor, of_block: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of values and weight."""
         support, (values, weight) = ctx.support, ctx.saved_tensors
         gradient = gradient.contiguous()
@@ -179,12 +197,12 @@ class SparseDecoding(torch.autograd.Function):
         of_weight = None
         if ctx.needs_input_grad[2]:
             of_weight = transposed_sums(support, values, gradient)
-            if of_whole is not None:
-                of_weight.index_add_(0, ctx.whole, of_whole)
+            if of_block is not None:
+                of_weight.index_add_(0, ctx.block.concepts, of_block)
             if ctx.unit:
                 along = concept_sums(support, values * of_values)
-                if of_whole is not None:
-                    along.index_add_(0, ctx.whole, torch.linalg.vecdot(of_whole, weight.index_select(0, ctx.whole)))
+                if of_block is not None:
+                    along.index_add_(0, ctx.block.concepts, torch.linalg.vecdot(of_block, ctx.block.of_weight(weight)))
                 of_weight.addcmul_(weight, along[:, None], value=-1)
         return None, of_values, of_weight, None, None
 

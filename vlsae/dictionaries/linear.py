@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlsae.dictionaries import kernels
-from vlsae.dictionaries.base import Dictionary, SparseCode
+from vlsae.dictionaries.base import Dictionary, OptionalCount, SparseCode
+from vlsae.dictionaries.scratch import Scratch
 from vlsae.dictionaries.selection import at_least_single, largest_columns
 from vlsae.training.objective import Loss, Objective
 from vlsae.training.rows import count_rows
@@ -24,6 +25,10 @@ class LinearDictionary(Dictionary, Objective):
     """Activations are ``ReLU(W x + b)``; the k largest that are above zero are kept."""
 
     over_ranks: ClassVar[bool] = True
+
+    def __init__(self, width: int, n_concepts: OptionalCount = None, k: OptionalCount = None, **options: Any) -> None:
+        super().__init__(width, n_concepts, k, **options)
+        self.scratch = Scratch()
 
     @abstractmethod
     def _encoder(self, stream: str) -> nn.Linear: ...
@@ -54,7 +59,8 @@ class LinearDictionary(Dictionary, Objective):
         sparse = kernels.pays(self.n_concepts, self.k, next(self.parameters()))
         for stream, x in self.checked_batch(batch).items():
             if sparse:
-                decoded = sparse_reconstruction(x, self._encoder(stream), self._decoder(stream), self.k).decoded
+                layers = self._encoder(stream), self._decoder(stream)
+                decoded = sparse_reconstruction(x, *layers, self.k, self.scratch).decoded
             else:
                 decoded = self._reconstruct(self._code(self._activate(x, stream)).to(x.dtype), stream)
             parts[f"loss/{stream}"] = mean_squared_error(decoded, x)
@@ -79,14 +85,14 @@ class LinearDictionary(Dictionary, Objective):
 class SparseReconstruction(NamedTuple):
     """Decoded rows ``(n, d)``, the chosen concepts and their scores ``(n, k)``: active are those above zero.
 
-    ``whole_scores (n, m)`` and ``whole_columns (m, d)`` belong to the concepts that were asked for on every row.
+    ``block_scores (r, m)`` and ``block_columns (m, d)`` are those of the block that was asked for.
     """
 
     decoded: Tensor
     support: kernels.Support
     scores: Tensor
-    whole_scores: Tensor | None
-    whole_columns: Tensor | None
+    block_scores: Tensor | None
+    block_columns: Tensor | None
 
 
 def sparse_reconstruction(
@@ -94,28 +100,30 @@ def sparse_reconstruction(
     encoder: nn.Linear,
     decoder: nn.Linear,
     k: int,
+    scratch: Scratch,
     unit: bool = False,
     center: Tensor | None = None,
-    whole: Tensor | None = None,
+    block: kernels.Block | None = None,
 ) -> SparseReconstruction:
     """Return the reconstruction of ``x (n, d)`` by its k largest activations, at the cost of these alone.
 
-    One dense product without a graph chooses them. ``unit``: the decoder's columns have length 1 and keep it.
-    ``center (d,)`` is taken from the rows before they are encoded. ``whole (m,)`` are concepts whose scores on every
-    row and whose columns are given too, with their gradients.
+    One dense product without a graph chooses them, in ``scratch``. ``unit``: the decoder's columns have length 1 and
+    keep it. ``center (d,)`` is taken from the rows before they are encoded. ``block`` says of which rows and concepts
+    scores, and of which concepts columns are given too, with their gradients.
     """
     rows = x if center is None else x - center.detach()
     with torch.no_grad():
-        scores = F.linear(rows, encoder.weight, encoder.bias)
+        scores = scratch.of(len(rows), len(encoder.weight), rows)
+        torch.addmm(encoder.bias, rows, encoder.weight.T, out=scores)
         indices = largest_columns(scores, k)
         chosen = scores.gather(1, indices)
-        every = None if whole is None else scores.index_select(1, whole)
+        others = None if block is None else block.of_scores(scores)
     support = kernels.Support(indices, scores.shape[1])
-    product, whole_scores = kernels.SelectedProduct.apply(
-        support, rows, encoder.weight, encoder.bias, center, chosen, whole, every
+    product, block_scores = kernels.SelectedProduct.apply(
+        support, rows, encoder.weight, encoder.bias, center, chosen, block, others
     )
-    sums, columns = kernels.SparseDecoding.apply(support, F.relu(product), decoder.weight.T, unit, whole)
-    return SparseReconstruction(sums + decoder.bias, support, product, whole_scores, columns)
+    sums, columns = kernels.SparseDecoding.apply(support, F.relu(product), decoder.weight.T, unit, block)
+    return SparseReconstruction(sums + decoder.bias, support, product, block_scores, columns)
 
 
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:

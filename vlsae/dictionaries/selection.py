@@ -40,6 +40,34 @@ def largest_columns(scores: Tensor, k: int) -> Tensor:
     return _by_sorting(scores, k)
 
 
+def largest_only(values: Tensor, k: int) -> Tensor:
+    """Return ``values (n, h)``, none of them negative, with zeros for all but the k largest of each row.
+
+    Ties go to the lowest column; kept entries pass their gradient on. Rows with k entries above zero or fewer, most
+    rows of activations, are given back as they are.
+    """
+    plain = values.detach().float()
+    crowded = (plain.sign().sum(dim=1) > k).nonzero()[:, 0]
+    if not len(crowded):
+        return values
+    dropped = torch.zeros_like(plain, dtype=torch.bool)
+    dropped[crowded] = ~_among_largest(plain[crowded], k)
+    return values.masked_fill(dropped, 0)
+
+
+def _among_largest(scores: Tensor, k: int) -> Tensor:
+    """Return which of ``scores (n, h)`` are the k largest of their row, ``(n, h)``."""
+    if scores.device.type == "cpu":
+        border = torch.from_numpy(_kth_largest(scores.numpy(), k))
+    else:
+        border = scores.topk(k, dim=1).values[:, -1]
+    kept = scores >= border[:, None]
+    tied = (kept.sum(dim=1) > k).nonzero()[:, 0]
+    if len(tied):
+        kept[tied] = torch.zeros_like(kept[tied]).scatter(1, _by_sorting(scores[tied], k), True)
+    return kept
+
+
 def _by_sorting(scores: Tensor, k: int) -> Tensor:
     """Return what :func:`largest_columns` returns, by torch's selection; NaN counts as largest."""
     values, columns = scores.topk(k + 1, dim=1)

@@ -33,8 +33,9 @@ class TopK(CenteredDictionary):
             return super().loss(batch, step)
         rows = self.checked_batch(batch)
         scaled = torch.cat(list(rows.values())) / self.scale
-        unit, center, dead = self.decoder_norm == "unit", self.decoder.bias, self._dead()
-        made = sparse_reconstruction(scaled, self.encoder, self.decoder, self.k, unit, center, dead)
+        unit, center = self.decoder_norm == "unit", self.decoder.bias
+        dead = self._dead([len(x) for x in rows.values()], step)
+        made = sparse_reconstruction(scaled, self.encoder, self.decoder, self.k, self.scratch, unit, center, dead)
 
         def fired() -> Tensor:
             found = torch.zeros(self.n_concepts, dtype=torch.bool, device=scaled.device)
@@ -42,8 +43,8 @@ class TopK(CenteredDictionary):
             return found
 
         of_dead = None
-        if made.whole_scores is not None and made.whole_columns is not None:
-            of_dead = F.relu(made.whole_scores), made.whole_columns
+        if dead is not None and made.block_scores is not None and made.block_columns is not None:
+            of_dead = dead, F.relu(made.block_scores), made.block_columns
         parts = self._parts(rows, scaled, made.decoded, of_dead, fired)
         return Loss(torch.stack(list(parts.values())).sum(), parts)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vlsae.bounds import OneOf
 from vlsae.dictionaries import kernels
 from vlsae.dictionaries.base import STREAMS, Count, Dictionary, OptionalCount, SparseCode, one_of
+from vlsae.dictionaries.scratch import Scratch
 from vlsae.dictionaries.selection import at_least_single, largest_columns, top_k_strict
 from vlsae.errors import UserError
 from vlsae.training.objective import Loss, Objective
@@ -54,6 +55,7 @@ class VLSAE(Dictionary, Objective):
         self.loss_balance = one_of("loss_balance", loss_balance, ("none", "variance"))
         if topk_mode == "reference" and self.k == self.n_concepts:
             raise UserError(f"k must be less than n_concepts ({self.n_concepts}) with topk_mode=reference; got {k}.")
+        self.scores, self.directions = Scratch(), Scratch()
         self.encoder = nn.Parameter(torch.empty(self.n_concepts, width))
         nn.init.kaiming_uniform_(self.encoder, a=math.sqrt(5))
         self._add_decoders()
@@ -142,12 +144,14 @@ class VLSAE(Dictionary, Objective):
         unit_rows = F.normalize(x, dim=1, eps=1e-12)
         with torch.no_grad():
             norms = torch.linalg.vector_norm(self.encoder, dim=1).clamp(min=1e-12)
-            unit = self.encoder / norms[:, None]
-            cosine = unit_rows @ unit.T
+            directions = self.directions.of(self.n_concepts, self.width, self.encoder)
+            torch.div(self.encoder, norms[:, None], out=directions)
+            cosine = self.scores.of(len(x), self.n_concepts, x)
+            torch.mm(unit_rows, directions.T, out=cosine)
             indices, _, kept = self._select(cosine)
             chosen = cosine.gather(1, indices)
         support = kernels.Support(indices, self.n_concepts)
-        values = _activation(kernels.SelectedCosine.apply(support, unit_rows, self.encoder, unit, norms, chosen))
+        values = _activation(kernels.SelectedCosine.apply(support, unit_rows, self.encoder, norms, chosen))
         if kept is not None:
             values = values * kept
         decoded = {}

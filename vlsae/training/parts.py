@@ -115,6 +115,11 @@ def count(n: int) -> int:
     return int(total(torch.tensor(n))) if ranks.is_sharing() else n
 
 
+def before(n: int) -> int:
+    """Return the number of rows on the ranks before this one, which has n."""
+    return sum(_lengths(n)[: ranks.rank()]) if ranks.is_sharing() else 0
+
+
 def share_of_total(x: Tensor, n: int) -> Tensor:
     """Return the sum over ranks times this rank's share, n, of all rows, without gradient."""
     return total(x) * (n / count(n)) if ranks.is_sharing() else x
@@ -138,10 +143,7 @@ def gathered(x: Tensor) -> Tensor:
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        counts = torch.zeros(ranks.size(), dtype=torch.int64)
-        counts[ranks.rank()] = len(own)
-        dist.all_reduce(counts)
-        lengths = counts.tolist()
+        lengths = _lengths(len(own))
         ctx.first, ctx.own, ctx.all = sum(lengths[: ranks.rank()]), len(own), sum(lengths)
         # As many rows travel from each rank; what was added is cut off again.
         padded = own.new_zeros((max(lengths), *own.shape[1:]))
@@ -154,6 +156,14 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         # Every rank computes the same loss of all rows, and that loss is weighted by the rank's share of them.
         return gradients[0][ctx.first : ctx.first + ctx.own] * (ctx.all / ctx.own)
+
+
+def _lengths(n: int) -> list[int]:
+    """Return the number of rows on each rank, n on this one."""
+    counts = torch.zeros(ranks.size(), dtype=torch.int64)
+    counts[ranks.rank()] = n
+    dist.all_reduce(counts)
+    return [int(count) for count in counts]
 
 
 def _reduced(x: Tensor, operation: Any) -> Tensor:
