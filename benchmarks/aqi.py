@@ -55,58 +55,55 @@ def timed(taken: dict[str, list[float]], name: str) -> Iterator[None]:
     spent[1] += time.process_time() - cpu
 
 
-def forward(options: argparse.Namespace) -> Table:
-    """Return what hooks, pooling and moments add to the bare forward pass, batches taking turns."""
-    import torch
-    from transformers import GPT2Config, GPT2Model
+class Beside:
+    """A model of GPT-2 small's shape with the index beside it, and what its batches took so far."""
 
-    from vlsae.aqi.kept import KeptRows, kept_places
-    from vlsae.aqi.onepass import OnePass
-    from vlsae.models.hooks import Place, read
+    def __init__(self, prompts_read: int) -> None:
+        import torch
+        from transformers import GPT2Config, GPT2Model
 
-    torch.manual_seed(0)
-    model = GPT2Model(GPT2Config()).eval()
-    labelling = prompts(options.prompts)
-    design = design_of(labelling)
-    sites = {f"language.{i + 1}": Place(block) for i, block in enumerate(model.h)}
-    passes = OnePass(dict.fromkeys(sites, 768), design)
-    kept = KeptRows(dict.fromkeys(sites, 768), kept_places(design, labelling.ids, 2000))
-    taken: dict[str, list[float]] = {}
-    ratios: dict[str, list[float]] = {"wall": [], "CPU": []}
+        from vlsae.aqi.kept import KeptRows, kept_places
+        from vlsae.aqi.onepass import OnePass
+        from vlsae.models.hooks import Place
 
-    def whole(places: np.ndarray, tokens: torch.Tensor) -> None:
+        torch.manual_seed(0)
+        self.model = GPT2Model(GPT2Config()).eval()
+        labelling = prompts(prompts_read)
+        design = design_of(labelling)
+        self.sites = {f"language.{i + 1}": Place(block) for i, block in enumerate(self.model.h)}
+        self.passes = OnePass(dict.fromkeys(self.sites, 768), design)
+        self.kept = KeptRows(dict.fromkeys(self.sites, 768), kept_places(design, labelling.ids, 2000))
+        self.taken: dict[str, list[float]] = {}
+
+    def whole(self, places: np.ndarray, tokens: Any) -> None:
+        """Run a batch with hooks, pooling and moments."""
+        from vlsae.models.hooks import read
+
         found: dict[str, Any] = {}
 
-        def pool(site: str, hidden: torch.Tensor) -> None:
-            with timed(taken, POOLING):
+        def pool(site: str, hidden: Any) -> None:
+            with timed(self.taken, POOLING):
                 found[site] = hidden.float().mean(dim=1)
 
-        with timed(taken, WITH):
-            read(sites, pool, lambda: model(tokens))
-            with timed(taken, MOMENTS):
-                passes.add(places, found)
-                kept.add(places, found)
+        with timed(self.taken, WITH):
+            read(self.sites, pool, lambda: self.model(tokens))
+            with timed(self.taken, MOMENTS):
+                self.passes.add(places, found)
+                self.kept.add(places, found)
 
-    def bare(tokens: torch.Tensor) -> None:
-        with timed(taken, BARE):
-            model(tokens)
+    def bare(self, tokens: Any) -> None:
+        """Run a batch through the model alone."""
+        with timed(self.taken, BARE):
+            self.model(tokens)
 
-    with torch.no_grad():
-        model(torch.randint(0, 50_257, (options.batch, options.tokens)))  # the first pass also reserves memory
-        for number, at in enumerate(range(0, len(passes.order), options.batch)):
-            places = passes.order[at : at + options.batch]
-            tokens = torch.randint(0, 50_257, (len(places), options.tokens))
-            before = {name: list(taken.get(name, [0.0, 0.0])) for name in (BARE, WITH)}
-            if number % 2:
-                bare(tokens)
-            whole(places, tokens)
-            if not number % 2:
-                bare(tokens)
-            for clock, unit in enumerate(ratios):
-                plain, more = (taken[name][clock] - before[name][clock] for name in (BARE, WITH))
-                ratios[unit].append(more / plain - 1)
+
+def forward(options: argparse.Namespace) -> Table:
+    """Return what hooks, pooling and moments add to the bare forward pass, batches taking turns."""
+    beside = Beside(options.prompts)
+    ratios = turns(beside, options.batch, options.tokens)
+    taken = beside.taken
     with timed(taken, "intervals at the end, once"):
-        passes.layers()
+        beside.passes.layers()
     title = f"GPT-2 small's shape, {options.prompts} prompts of {options.tokens} tokens, batches of {options.batch}"
     table = Table("part", "wall s", "CPU s", "of the bare forward (CPU)", title=title)
     for name, (wall, cpu) in taken.items():
@@ -119,6 +116,29 @@ def forward(options: argparse.Namespace) -> Table:
             f"added by difference, {unit}: median (quartiles)", "", "", f"{middle:.1%} ({low:.1%} to {high:.1%})"
         )
     return table
+
+
+def turns(beside: Beside, batch: int, length: int) -> dict[str, list[float]]:
+    """Return by how much of it each batch's pass with the index took longer than the bare one, by clock."""
+    import torch
+
+    ratios: dict[str, list[float]] = {"wall": [], "CPU": []}
+    order = beside.passes.order
+    with torch.no_grad():
+        beside.model(torch.randint(0, 50_257, (batch, length)))  # the first pass also reserves memory
+        for number, at in enumerate(range(0, len(order), batch)):
+            places = order[at : at + batch]
+            tokens = torch.randint(0, 50_257, (len(places), length))
+            before = {name: list(beside.taken.get(name, [0.0, 0.0])) for name in (BARE, WITH)}
+            if number % 2:
+                beside.bare(tokens)
+            beside.whole(places, tokens)
+            if not number % 2:
+                beside.bare(tokens)
+            for clock, unit in enumerate(ratios):
+                plain, more = (beside.taken[name][clock] - before[name][clock] for name in (BARE, WITH))
+                ratios[unit].append(more / plain - 1)
+    return ratios
 
 
 def spent(taken: dict[str, list[float]], name: str) -> float:

@@ -78,24 +78,8 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
         jobs=jobs,
         launcher=launcher,
     )
-    job = Job(read_sweep(folder)["sweep_id"], str(folder), tuple(command_line()), request.plugins, request.debug)
-    code = BUG
-    try:
-        if launcher in cluster.CLUSTERS:
-            _launch_on_cluster(request, folder, len(jobs), launcher, config["launcher"])
-        elif launcher == "together":
-            _launch_together(request, job, jobs, int(config["launcher"]["jobs"]))
-        else:
-            with tempfile.TemporaryDirectory(prefix="vlsae-sweep-") as scratch:
-                _launch(request, job, scratch)
-        code = DONE
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-        raise
-    finally:
-        if not (request.detach and code == DONE):
-            record = finish_sweep(folder, interrupted=code == INTERRUPTED)
-    if request.detach:
+    record = _run_jobs(request, folder, jobs, launcher, config["launcher"])
+    if record is None:
         console().print(f"sweep  {folder / RECORD} ({len(jobs)} jobs submitted)", soft_wrap=True)
         return DONE
     page = write_sweep_report(folder)
@@ -104,6 +88,30 @@ def run_sweep(request: Request, *, dry_run: bool) -> int:
     shown.print(f"sweep  {folder / RECORD}", soft_wrap=True)
     shown.print(f"report {page}", soft_wrap=True)
     return worst(int(one["exit_code"]) for one in record["jobs"])
+
+
+def _run_jobs(
+    request: Request, folder: Path, jobs: list[list[str]], launcher: str, options: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Launch the jobs and return the sweep's record when all have ended; None where they were only submitted."""
+    job = Job(read_sweep(folder)["sweep_id"], str(folder), tuple(command_line()), request.plugins, request.debug)
+    code = BUG
+    try:
+        if launcher in cluster.CLUSTERS:
+            _launch_on_cluster(request, folder, len(jobs), launcher, options)
+        elif launcher == "together":
+            _launch_together(request, job, jobs, int(options["jobs"]))
+        else:
+            with tempfile.TemporaryDirectory(prefix="vlsae-sweep-") as scratch:
+                _launch(request, job, scratch)
+        code = DONE
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+        raise
+    finally:
+        submitted = request.detach and code == DONE
+        record = None if submitted else finish_sweep(folder, interrupted=code == INTERRUPTED)
+    return record
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
