@@ -66,8 +66,8 @@ def followed(vlm: VLM, cache: str, layer: int, images, questions, rule: Rule, mo
     second.logits = logits
     uniforms = uniforms_of(questions, 0, most)
     # No token ends an answer, so that every step is compared.
-    tokens = decode(vlm.module, prompted.inputs, rule, uniforms, second=second, end=[10**6], padding=0)
-    return tokens, torch.stack(seen)
+    found = decode(vlm.module, prompted.inputs, rule, uniforms, second=second, end=[10**6], padding=0)
+    return found.tokens, torch.stack(seen)
 
 
 # Exact caching
@@ -159,6 +159,75 @@ def test_of_the_last_block_rows_before_the_last_give_keys_and_values_alone(llava
     clean, text = prompted.image_mask.shape[1] + 3, int(prompted.text_mask.sum())
     assert rows["k_proj"] == rows["v_proj"] == clean + sum(text + step for step in range(4))
     assert rows["q_proj"] == rows["o_proj"] == rows["mlp"] == clean + 4
+
+
+def passes_of(vlm: VLM, run) -> list[int]:
+    """Return how many prompts pass the last block each time that it runs."""
+    found: list[int] = []
+    handle = vlm.blocks[-1].register_forward_hook(lambda block, args, output: found.append(len(args[0])))
+    try:
+        run()
+    finally:
+        handle.remove()
+    return found
+
+
+@torch.no_grad()
+def test_where_the_mask_leaves_one_token_the_second_pass_is_not_computed(vlm):
+    images, rule, found = pictures((40, 32), (32, 32), (64, 48)), Rule(True, 0.6, 0.95), []
+    passes = passes_of(vlm, lambda: found.extend(followed(vlm, "exact", 2, images, QUESTIONS, rule, 12)))
+    tokens, cached = found
+    plain_tokens, plain = followed(vlm, "off", 2, images, QUESTIONS, rule, 12)
+    assert tokens == plain_tokens
+    is_open = torch.stack([rule.is_open(step[0]) for step in plain])
+    assert 0.1 < is_open.float().mean() < 0.9
+    is_open[0] = True  # Whether the head's word is the model's is seen at the first step.
+    torch.testing.assert_close(cached[:, 0], plain[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(cached[:, 1][is_open], plain[:, 1][is_open], atol=1e-5, rtol=0)
+    assert torch.equal(cached[:, 1][~is_open], cached[:, 0][~is_open])
+    for step, both in enumerate(plain):
+        mixed = rule.logits(*both).softmax(1)
+        torch.testing.assert_close(rule.logits(*cached[step]).softmax(1), mixed, atol=1e-5, rtol=0)
+    assert passes == [number for step in is_open for number in (3, int(step.sum())) if number]
+
+
+@torch.no_grad()
+def test_a_model_that_changes_its_heads_logits_is_followed_at_every_step(llava):
+    def halve(module, args, output):
+        output.logits = output.logits / 2
+
+    images, rule, found = pictures((32, 32)), Rule(True, 0.6, 0.99), []
+    handle = llava.module.register_forward_hook(halve)
+    try:
+        passes = passes_of(llava, lambda: found.extend(followed(llava, "exact", 1, images, QUESTIONS[:1], rule)))
+        plain = followed(llava, "off", 1, images, QUESTIONS[:1], rule)[1]
+    finally:
+        handle.remove()
+    torch.testing.assert_close(found[1], plain, atol=1e-5, rtol=0)
+    assert passes == [1] * 12
+
+
+def test_a_head_that_reads_what_no_one_module_made_is_refused(llava):
+    handle = llava.module.lm_head.register_forward_pre_hook(lambda head, args: (2 * args[0],))
+    try:
+        with pytest.raises(UserError, match="before the head") as error:
+            followed(llava, "exact", 1, pictures((32, 32)), ["a"], Rule(False), 2)
+    finally:
+        handle.remove()
+    assert "cache=off" in str(error.value.mend)
+
+
+def test_tokens_that_are_open_are_counted_until_an_answer_ends(llava):
+    prompted = llava.prompted(pictures((32, 32), (32, 32)), QUESTIONS[:2])
+    uniforms = uniforms_of(QUESTIONS[:2], 0, 6)
+    given = {"end": [10**6], "padding": 0}
+    whole = decode(llava.module, prompted.inputs, Rule(True), uniforms, **given)
+    assert (whole.chosen, whole.open) == (12, 12)
+    one = decode(llava.module, prompted.inputs, Rule(True, 0.0, 1.0), uniforms, **given)
+    assert (one.chosen, one.open) == (12, 0)
+    end = {"end": [whole.tokens[0][2]], "padding": 0}
+    short = decode(llava.module, prompted.inputs, Rule(True), uniforms, **end)
+    assert short.chosen == sum(min(len(tokens) + 1, 6) for tokens in short.tokens) < 12
 
 
 def test_nothing_of_a_decoding_stays_in_the_model(llava):

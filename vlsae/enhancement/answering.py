@@ -58,11 +58,16 @@ class Mixing:
 
 @dataclass
 class Spent:
-    """Seconds and answers of a way of decoding, in this process."""
+    """Seconds and answers of a way of decoding, in this process.
+
+    ``chosen``: tokens with those that end an answer; ``open``: those of which the mask left more than one.
+    """
 
     seconds: float = 0.0
     answers: int = 0
     tokens: int = 0
+    chosen: int = 0
+    open: int = 0
 
 
 @dataclass
@@ -90,7 +95,7 @@ class Answerer:
         """Return the answer to each prompt, of at most ``most`` tokens, with what is drawn fixed by ids and seed."""
         start = time.perf_counter()
         prompted = self.model.prompted(self._pictures([one.row for one in prompts]), [one.text for one in prompts])
-        tokens = decode(
+        decoded = decode(
             self.model.module,
             prompted.inputs,
             rule_of(how, mixing),
@@ -102,8 +107,10 @@ class Answerer:
         spent = self.spent.setdefault(how.name, Spent())
         spent.seconds += time.perf_counter() - start
         spent.answers += len(prompts)
-        spent.tokens += sum(map(len, tokens))
-        return [str(self.model.tokenizer.decode(one, skip_special_tokens=True)).strip() for one in tokens]
+        spent.tokens += sum(map(len, decoded.tokens))
+        spent.chosen += decoded.chosen
+        spent.open += decoded.open
+        return [str(self.model.tokenizer.decode(one, skip_special_tokens=True)).strip() for one in decoded.tokens]
 
     def _pictures(self, rows: Sequence[int]) -> list[Any]:
         """Return the pictures of rows, each decoded once."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vlsae.enhancement.resampled import less
 from vlsae.result import Measure, Result, Table
 from vlsae.statistics import interval_of, mcnemar, paired_bootstrap
 
@@ -65,8 +66,8 @@ def _difference(name: str, before: Result, after: Result, seed: int, resamples: 
             found["mcnemar"] = mcnemar(a, b).p_value
         return found
     first, second = (np.asarray(getattr(result, "replicates", {}).get(name, ())) for result in (before, after))
-    difference = None if one is None or two is None else two - one
+    difference = None if one is None or two is None else float(less(two, one))
     if difference is not None and len(first) and len(first) == len(second):
-        interval = interval_of(difference, second - first)
+        interval = interval_of(difference, less(second, first))
         return found | {"measure": Measure(difference, unit, interval.low, interval.high)}
     return found | {"measure": Measure(difference, unit)}

@@ -7,7 +7,7 @@ b prompts, v vocabulary.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,10 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlsae.enhancement.hallucination import mix_logits, vcd_logits
+from vlsae.enhancement.hallucination import mix_logits, plausible, vcd_logits
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+
+#: Which prompts ``(b,)`` have more than one token left to choose from, given the clean logits ``(b, v)``.
+Open = Callable[[Tensor], Tensor]
 
 
 class SecondPass(Protocol):
@@ -33,8 +37,11 @@ class SecondPass(Protocol):
     def inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the model's inputs with whatever the second pass needs in them."""
 
-    def attached(self, module: Any) -> AbstractContextManager[None]:
-        """Within the context, the model's forward passes are followed."""
+    def attached(self, module: Any, is_open: Open) -> AbstractContextManager[None]:
+        """Within the context, the model's forward passes are followed.
+
+        Where a prompt is not open the other logits decide nothing, and may be left out.
+        """
 
     def logits(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return the clean and the other next-token logits ``(b, v)`` of a step, given the loop's own ``scores``."""
@@ -58,6 +65,22 @@ class Rule:
         combine = vcd_logits if self.form == "contrast" else mix_logits
         return combine(clean, other, self.alpha, self.beta)
 
+    def is_open(self, clean: Tensor) -> Tensor:
+        """Return which prompts ``(b,)`` have more than one token left; a single one is chosen in any case."""
+        return plausible(clean, self.beta).sum(dim=-1) > 1
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The tokens that answer each prompt, without the one that ends it.
+
+    ``chosen``: tokens that were chosen, those that end an answer too; ``open``: those of which more than one was left.
+    """
+
+    tokens: list[list[int]]
+    chosen: int
+    open: int
+
 
 @torch.no_grad()
 def decode(
@@ -69,18 +92,16 @@ def decode(
     second: SecondPass | None = None,
     end: Sequence[int],
     padding: int,
-) -> list[list[int]]:
-    """Return the tokens that answer each left-padded prompt of ``inputs``, without the one that ends it.
+) -> Decoded:
+    """Return the tokens that answer each left-padded prompt of ``inputs``.
 
     ``uniforms (b, most)``: the numbers in [0, 1) by which each prompt's tokens are drawn, one a token; there are no
     more tokens than numbers. An answer does not depend on the prompts beside it. ``end``: tokens that end an answer.
     """
     from transformers import GenerationConfig, LogitsProcessorList
 
-    choice = _Choice(rule, uniforms, second)
+    choice = _Choice(rule, uniforms, second, end)
     given = dict(inputs) if second is None else second.inputs(inputs)
-    if "logits_to_keep" in given:
-        raise ValueError("logits_to_keep is set by the decoding.")
     settings = GenerationConfig(
         max_new_tokens=uniforms.shape[1],
         do_sample=False,
@@ -94,14 +115,11 @@ def decode(
         top_k=50,
     )
     length = given["input_ids"].shape[1]
-    with _following(second, module):
-        # Two rows of logits a step: the clean pass's and, behind it, the second pass's.
-        kept = {"logits_to_keep": 2} if _keeps_logits(module) else {}
-        found = module.generate(
-            **given, **kept, generation_config=settings, logits_processor=LogitsProcessorList([choice])
-        )
+    with _following(second, module, rule):
+        found = module.generate(**given, generation_config=settings, logits_processor=LogitsProcessorList([choice]))
     stops = set(end)
-    return [_until(row, stops) for row in found[: len(uniforms), length:].tolist()]
+    tokens = [_until(row, stops) for row in found[: len(uniforms), length:].tolist()]
+    return Decoded(tokens, choice.chosen, choice.open)
 
 
 def uniforms_of(ids: Sequence[str], seed: int, most: int) -> np.ndarray:
@@ -123,9 +141,10 @@ def number_of(name: str) -> int:
 class _Choice:
     """Leaves each row one token: the one that the rule chooses."""
 
-    def __init__(self, rule: Rule, uniforms: np.ndarray, second: SecondPass | None) -> None:
+    def __init__(self, rule: Rule, uniforms: np.ndarray, second: SecondPass | None, end: Sequence[int]) -> None:
         self.rule, self.uniforms, self.second = rule, torch.from_numpy(uniforms), second
-        self.step = 0
+        self.end, self.ended = torch.tensor(list(end)), torch.zeros(len(uniforms), dtype=torch.bool)
+        self.step = self.chosen = self.open = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         clean, other = (scores, scores) if self.second is None else self.second.logits(scores)
@@ -134,21 +153,21 @@ class _Choice:
             token = drawn(logits, self.uniforms[:, self.step].to(logits.device))
         else:
             token = logits.argmax(dim=-1)
-        self.step += 1
+        self._count(self.rule.is_open(clean.float()).cpu(), token.cpu())
         token = token.repeat(1 if self.second is None else self.second.copies)
         return torch.full_like(scores, -torch.inf).scatter(1, token[:, None], 0.0)
 
+    def _count(self, is_open: Tensor, token: Tensor) -> None:
+        self.chosen += int((~self.ended).sum())
+        self.open += int((is_open & ~self.ended).sum())
+        self.ended |= torch.isin(token, self.end)
+        self.step += 1
 
-def _following(second: SecondPass | None, module: Any) -> AbstractContextManager[None]:
+
+def _following(second: SecondPass | None, module: Any, rule: Rule) -> AbstractContextManager[None]:
     from contextlib import nullcontext
 
-    return nullcontext() if second is None else second.attached(module)
-
-
-def _keeps_logits(module: Any) -> bool:
-    import inspect
-
-    return "logits_to_keep" in inspect.signature(module.forward).parameters
+    return nullcontext() if second is None else second.attached(module, rule.is_open)
 
 
 def _until(tokens: list[int], stops: set[int]) -> list[int]:

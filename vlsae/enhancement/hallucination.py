@@ -113,6 +113,12 @@ def vcd_logits(clean: Tensor, noisy: Tensor, alpha: float, beta: float) -> Tenso
     return _masked(clean if alpha == 0 else (1 + alpha) * clean - alpha * noisy, clean, beta)
 
 
+def plausible(clean: Tensor, beta: float) -> Tensor:
+    """Return which tokens ``(n, vocabulary)`` the mask leaves, those not below ``max clean + ln beta``."""
+    threshold = clean.max(dim=-1, keepdim=True).values + (math.log(beta) if beta > 0 else -math.inf)
+    return clean >= threshold
+
+
 def vcd_noise_schedule(steps: int = 1000) -> Tensor:
     """Return ᾱ ``(steps,)``, float32: the share of variance that the picture keeps after each step of VCD's noise."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -135,8 +141,7 @@ def _check_logits(clean: Tensor, other: Tensor, alpha: float, beta: float) -> No
 
 
 def _masked(mixed: Tensor, clean: Tensor, beta: float) -> Tensor:
-    threshold = clean.max(dim=-1, keepdim=True).values + (math.log(beta) if beta > 0 else -math.inf)
-    masked = mixed.masked_fill(clean < threshold, -math.inf)
+    masked = mixed.masked_fill(~plausible(clean, beta), -math.inf)
     # A model may itself forbid every kept token; the clean logits then decide.
     forbidden = torch.isneginf(masked).all(dim=-1, keepdim=True)
     return torch.where(forbidden, clean, masked)

@@ -89,11 +89,15 @@ def cost_table(spent: Mapping[str, Spent], control: Mapping[str, str]) -> Table:
     for name, one in spent.items():
         seconds = one.seconds / one.answers if one.answers else None
         ratio = None if seconds is None or not each else seconds / each
-        rows.append(
-            [name, control.get(name, ""), one.answers, one.tokens, one.seconds, seconds and 1000 * seconds, ratio]
-        )
-    columns = ["method", "control", "answers", "tokens", "seconds", "ms an answer", "of regular"]
-    return Table("cost", "Time of each way of decoding", columns, rows, "Of the answers that this process gave.")
+        is_open = one.open / one.chosen if one.chosen else None
+        each_answer = seconds and 1000 * seconds
+        rows.append([name, control.get(name, ""), one.answers, one.tokens, is_open, one.seconds, each_answer, ratio])
+    columns = ["method", "control", "answers", "tokens", "open", "seconds", "ms an answer", "of regular"]
+    text = (
+        "Of the answers that this process gave. open: share of tokens at which the mask left more than one to choose; "
+        "elsewhere nothing that is mixed in can change an answer."
+    )
+    return Table("cost", "Time of each way of decoding", columns, rows, text)
 
 
 def _pope_right(items: Sequence[Mapping[str, Any]], task: Any) -> list[int]:

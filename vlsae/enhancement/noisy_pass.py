@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlsae.enhancement.decoding import Open
 from vlsae.enhancement.hallucination import vcd_noise_schedule
 from vlsae.errors import UserError
 
@@ -44,7 +45,7 @@ class NoisyPass:
         }
 
     @contextmanager
-    def attached(self, module: Any) -> Iterator[None]:
+    def attached(self, module: Any, is_open: Open) -> Iterator[None]:
         """Nothing is followed: both passes are rows of one batch."""
         yield
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from vlsae.result import Measure
 from vlsae.statistics import bootstrap_sums, interval_of
+
+#: Differences below it come of rounding alone: the same answers, summed in another order.
+ROUNDING = 1e-12
 
 #: What maps weighted means of columns ``(…, q)`` to numbers by name, each ``(…)``.
 Ratios = Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -71,10 +75,16 @@ def gain(own: Resampled, rival: Resampled, name: str, sign: int = 1) -> Gain:
     a, b = own.measures[name].value, rival.measures[name].value
     if a is None or b is None:
         return Gain(None, None, None, False)
-    found = interval_of(a - b, own.replicates[name] - rival.replicates[name])
+    found = interval_of(float(less(a, b)), less(own.replicates[name], rival.replicates[name]))
     better = found.low > 0 if sign > 0 else found.high < 0
-    apart = min(sign * one for one in own.by_seed[name]) > max(sign * one for one in rival.by_seed[name])
-    return Gain(a - b, _plain(found.low), _plain(found.high), bool(better and apart))
+    worst, best = min(sign * one for one in own.by_seed[name]), max(sign * one for one in rival.by_seed[name])
+    return Gain(found.estimate, _plain(found.low), _plain(found.high), bool(better and less(worst, best) > 0))
+
+
+def less(first: Any, second: Any) -> np.ndarray:
+    """Return ``first − second``, 0 where they differ by rounding alone."""
+    found = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+    return np.where(np.abs(found) < ROUNDING, 0.0, found)
 
 
 def share(part: np.ndarray, whole: np.ndarray, undefined: float) -> np.ndarray:
