@@ -22,18 +22,19 @@ from vlsae.dictionaries import VLSAE, AuxiliaryAutoencoder
 from vlsae.enhancement.caption_output import CaptionOutput
 from vlsae.enhancement.concept_reference import Directions, attribute, numbered, read_directions
 from vlsae.enhancement.continuations import WRITTEN
-from vlsae.enhancement.dose_response import Dose, Response, at_damage
+from vlsae.enhancement.dose_response import Dose, Response, curve_of, more_at_damage
 from vlsae.enhancement.steering import Edit, along, concept_change, random_directions, steered
 from vlsae.enhancement.task import Work
 from vlsae.enhancement.tasks.debias import Debias, planted
 from vlsae.enhancement.tasks.explain import Explain, pairs_of, percentile
 from vlsae.enhancement.tasks.retrieval import Retrieval, _ranks, read_query
-from vlsae.enhancement.tasks.steering import Steering
+from vlsae.enhancement.tasks.steering import Steering, _verdict
 from vlsae.enhancement.tasks.zero_shot import ZeroShot
 from vlsae.enhancement.text_output import in_rows
 from vlsae.errors import UserError
 from vlsae.models import CLIP, LM, TokenSelection
 from vlsae.representations import Store
+from vlsae.statistics import Interval
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +182,38 @@ def test_the_divergence_splits_by_the_chain_rule():
 def test_wanted_effect_at_a_damage_lies_between_strengths():
     found = [Dose("concept", s, Response(np.array([w]), np.array([d]))) for s, w, d in
              ((0, 0.0, 0.0), (1, 0.2, 0.05), (2, 0.4, 0.15))]  # fmt: skip
-    assert at_damage(found, "concept", 0.1) == pytest.approx(0.3)
-    assert at_damage(found, "concept", 9.0) == pytest.approx(0.4)
-    assert at_damage(found, "random", 0.1) is None
+    curve = curve_of(found, "concept", seed=0, resamples=5)
+    assert curve.at(0.1).tolist() == pytest.approx([0.3] * 6)
+    assert curve.at(9.0)[0] == pytest.approx(0.4)
+    assert curve.reach == 0.15
+
+
+@given(st.integers(0, 1000))
+@settings(deadline=None, max_examples=20)
+def test_methods_are_compared_at_a_damage_that_both_reach(seed):
+    generator = np.random.default_rng(seed)
+    slopes = generator.uniform(0.1, 1, 2)
+
+    def curve(name: str, slope: float, most: float):
+        strengths = np.linspace(0, most, 4)
+        noise = generator.normal(0, 0.01, (50, 4))
+        return curve_of([Dose(name, s, Response(slope * s + noise[:, i] * s, np.full(50, s))) for i, s in
+                         enumerate(strengths)], name, seed=seed, resamples=100)  # fmt: skip
+
+    own, other = curve("concept", slopes[0], 2.0), curve("random", slopes[1], 0.5)
+    damage, gain = more_at_damage(own, other, 1.0)
+    assert damage == 0.5
+    assert gain.low < gain.estimate < gain.high
+    assert gain.estimate == pytest.approx(0.5 * (slopes[0] - slopes[1]), abs=0.01)
+    assert more_at_damage(own, own, 1.0)[1].estimate == 0
+
+
+def test_a_verdict_tells_which_way_and_whether_at_all():
+    assert _verdict(Interval(0.2, 0.05, 0.1, 0.3, np.array([])), "x", "nats") == (
+        "the concept brings 0.2 (0.1 to 0.3 nats) more of what is wanted than x of equal norm."
+    )
+    assert "0.2 (0.1 to 0.3 nats) less" in _verdict(Interval(-0.2, 0.05, -0.3, -0.1, np.array([])), "x", "nats")
+    assert "no difference" in _verdict(Interval(0.2, 0.3, -0.1, 0.5, np.array([])), "x", "nats")
 
 
 def test_token_states_change_row_by_row():
@@ -283,6 +313,25 @@ def test_the_class_token_alone_moves_and_an_edit_of_nothing_nothing(clip):
     assert not torch.equal(places.embeddings(lambda x: x + 1), places.embeddings(None))
     alone, among = places.take([4]).embeddings(lambda x: x + 1), places.embeddings(lambda x: x + 1)[4:5]
     torch.testing.assert_close(alone, among, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_images_as_they_are_pass_once_however_often_they_are_changed(clip, monkeypatch):
+    from vlsae.enhancement.layer_images import LayerImages
+
+    data, asked = Shapes(n=6), []
+    own = clip.represent
+    monkeypatch.setattr(
+        clip, "represent", lambda batch, sites, tokens: asked.append(sites[0]) or own(batch, sites, tokens)
+    )
+    places = LayerImages(clip, data, data.table["sample_id"], "vision.1")
+    first = places.embeddings(lambda x: x + 1)
+    again = places.embeddings(lambda x: x + 2)
+    assert asked == ["vision.1", "vision.embedding", "vision.embedding"]
+    assert torch.equal(places.embeddings(lambda x: x + 1), first)
+    assert not torch.equal(first, again)
+    assert len(places.values()) == 6
+    assert asked.count("vision.1") == 1
 
 
 def test_names_and_attributes():
@@ -517,10 +566,13 @@ def test_the_parts_of_a_pair_sum_to_its_cosine(clip, trained, tmp_path):
         assert 0 <= one["percentile"] <= 100
         scores = [row["score"] for row in one["shared"]]
         assert scores == sorted(scores, reverse=True)
-        assert all(row["image above median"] is None for row in one["text only"])
+        assert all(row["image above median"] is row["contribution"] is None for row in one["text only"])
     assert {row[1] for row in result.tables[1].rows} <= {"shared", "image only", "text only"}
     assert (trained.folder / "concepts.jsonl").read_text().count("\n") > 0
     assert result.tables[1].rows[0][3].startswith("thing ")
+    assert result.notes[0].startswith("0.png and “a red circle”: cosine of codes ")
+    assert f"above {content[0]['percentile']:.1f} % of 50 mismatched pairs" in result.notes[0]
+    assert len(result.notes) == 2
 
 
 def test_percentile_counts_ties_half():

@@ -29,6 +29,7 @@ class CaptionOutput(Output):
 
     wanted = "share of the model's chances that go to captions with what is wanted, beyond the clean share"
     damage = "divergence in nats of the chances among captions with it, and among those without, from the clean ones"
+    unit = "share of chances"
 
     def __init__(
         self,

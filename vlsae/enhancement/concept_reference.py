@@ -145,10 +145,20 @@ def numbered(reference: int | str, dictionary: Dictionary, concepts: Sequence[Ma
         return int(text)
     found = [concept["id"] for concept in concepts if (concept.get("name") or "").casefold() == text.casefold()]
     if len(found) > 1:
+        listed = ", ".join(map(str, found[:10])) + (" …" if len(found) > 10 else "")
         raise UserError(
-            f"{len(found)} concepts are named {text!r}: {', '.join(map(str, found[:10]))}.", "Give the number of one."
+            f"{len(found)} concepts are named {text!r}: {listed}.", f"Give the number of one, such as {found[0]}."
         )
     return found[0] if found else None
+
+
+def described(reference: int | str, number: int, concepts: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words which concept, or direction, a reference was found to mean."""
+    if is_direction(reference):
+        return f"the direction {reference}"
+    name = concepts[number].get("name") if number < len(concepts) else None
+    found = f"concept {number}" + (f" (“{name}”)" if name else "")
+    return f"{found}, which finds {reference} best," if "=" in str(reference) else found
 
 
 def no_such(reference: int | str, concepts: Sequence[Mapping[str, Any]], factors: Sequence[str] = ()) -> UserError:

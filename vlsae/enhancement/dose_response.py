@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from vlsae.dictionaries.usage import mean_measure
 from vlsae.enhancement.steering import Change
 from vlsae.result import Measure, Plot, Series, Table
+from vlsae.statistics import Interval, interval_of, multinomial_weights
 
 METHODS = ("concept", "random", "mean_difference")
 
@@ -31,9 +31,10 @@ class Response(NamedTuple):
 class Output(ABC):
     """What a model makes of rows that were changed: of the images in a shared space, or of text that goes on."""
 
-    #: What the wanted effect and the damage are, with their unit.
+    #: What the wanted effect and the damage are, and the wanted effect's unit; damage is in nats.
     wanted: str
     damage: str
+    unit: str
 
     @abstractmethod
     def respond(self, change: Change | None) -> Response:
@@ -64,17 +65,52 @@ def _mean(responses: Sequence[Response]) -> Response:
     return Response(wanted, damage, further)
 
 
-def at_damage(found: Sequence[Dose], method: str, budget: float) -> float | None:
-    """Return a method's wanted effect where its damage first reaches a budget, between strengths by a straight line.
+@dataclass(frozen=True)
+class Curve:
+    """A method's mean damage and mean wanted effect ``(1 + B, q)`` by rising strength, then those of B resamples."""
 
-    Where it never does, the effect at the greatest strength; None for a method without doses.
-    """
+    damage: np.ndarray
+    wanted: np.ndarray
+
+    @property
+    def reach(self) -> float:
+        """The greatest damage that the method does."""
+        return float(self.damage[0].max())
+
+    def at(self, damage: float) -> np.ndarray:
+        """Return the wanted effect ``(1 + B,)`` where a damage is first reached, between strengths by straight lines.
+
+        Where it never is, the effect at the greatest strength.
+        """
+        found = self.wanted[:, -1]
+        for k in reversed(range(self.damage.shape[1] - 1)):
+            low, high = self.damage[:, k], self.damage[:, k + 1]
+            crossed = (high >= damage) & (damage > low)
+            share = (damage - low) / np.where(crossed, high - low, 1.0)
+            found = np.where(crossed, self.wanted[:, k] + share * (self.wanted[:, k + 1] - self.wanted[:, k]), found)
+        return found
+
+
+def curve_of(found: Sequence[Dose], method: str, *, seed: int, resamples: int) -> Curve:
+    """Return a method's curve; equal ``seed`` and ``resamples`` draw the same items for every method."""
     own = sorted((dose for dose in found if dose.method == method), key=lambda dose: dose.strength)
-    points = [(float(dose.response.damage.mean()), float(dose.response.wanted.mean())) for dose in own]
-    for (low, before), (high, after) in pairwise(points):
-        if high >= budget > low:
-            return before + (after - before) * (budget - low) / (high - low)
-    return points[-1][1] if points else None
+
+    def means(part: str) -> np.ndarray:
+        columns = np.stack([getattr(dose.response, part) for dose in own], axis=1)
+        weights = multinomial_weights(len(columns), resamples, seed)
+        return np.concatenate([columns.mean(axis=0)[None], *(some @ columns / len(columns) for some in weights)])
+
+    return Curve(means("damage"), means("wanted"))
+
+
+def more_at_damage(own: Curve, other: Curve, budget: float) -> tuple[float, Interval]:
+    """Return the damage at which two methods are compared, the budget or the most that both reach, and what one gains.
+
+    Where one of them does no damage at all, both are taken at their greatest strength.
+    """
+    damage = min(budget, own.reach, other.reach)
+    gained = own.at(damage) - other.at(damage)
+    return damage, interval_of(float(gained[0]), gained[1:])
 
 
 def dose_table(output: Output, found: Sequence[Dose], *, seed: int, resamples: int) -> Table:
@@ -109,9 +145,9 @@ def dose_plots(output: Output, found: Sequence[Dose], *, seed: int, resamples: i
             kept.append(Series(method, strengths, values, lows, highs))
         damage, wanted = ([one.value or 0.0 for one in measured[part]] for part in ("damage", "wanted"))
         against.append(Series(method, damage, wanted))
-    x = "strength, in units of the concept's mean activity"
+    x, wanted_axis = "strength, in units of the concept's mean activity", f"wanted effect, {output.unit}"
     return [
-        Plot("wanted", "Wanted effect by strength", x, "wanted effect", series["wanted"], description=output.wanted),
-        Plot("damage", "Damage by strength", x, "damage", series["damage"], description=output.damage),
-        Plot("wanted_damage", "Wanted effect against damage", "damage", "wanted effect", against),
+        Plot("wanted", "Wanted effect by strength", x, wanted_axis, series["wanted"], description=output.wanted),
+        Plot("damage", "Damage by strength", x, "damage, nats", series["damage"], description=output.damage),
+        Plot("wanted_damage", "Wanted effect against damage", "damage, nats", wanted_axis, against),
     ]

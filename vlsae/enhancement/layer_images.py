@@ -5,7 +5,8 @@ n images, s tokens, d width of the layer, e width of the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -37,11 +38,20 @@ class LayerImages:
 
     def values(self) -> Tensor:
         """Return the rows at the site ``(n, d)``."""
-        return self._through(self.site, None)
+        return torch.cat([rows.float().cpu() for rows in self._clean])
 
     def embeddings(self, change: Change | None) -> Tensor:
         """Return the embeddings ``(n, e)`` of the images whose rows at the site are changed."""
-        return self._through(EMBEDDING, change)
+        found = []
+        for number, batch in enumerate(self._batches()):
+            if change is None:
+                rows = self._at(batch, EMBEDDING)
+            else:
+                clean = self._clean[number]
+                with self._model.edit(self.site, lambda hidden, clean=clean: moved_tokens(hidden, clean, change)):
+                    rows = self._at(batch, EMBEDDING)
+            found.append(rows.float().cpu())
+        return torch.cat(found)
 
     def take(self, numbers: Sequence[int]) -> LayerImages:
         """Return some of the images."""
@@ -50,18 +60,17 @@ class LayerImages:
         found._rows = [self._rows[int(number)] for number in numbers]
         return found
 
-    def _through(self, site: str, change: Change | None) -> Tensor:
-        found = []
+    @cached_property
+    def _clean(self) -> list[Tensor]:
+        """The rows at the site, a batch each, unchanged: the same whatever is changed there."""
+        return [self._at(batch, self.site) for batch in self._batches()]
+
+    def _batches(self) -> Iterator[Any]:
         for first in range(0, len(self._rows), BATCH):
-            batch = self._model.prepare(self._data.images(self._rows[first : first + BATCH]))
-            if change is None:
-                rows = self._model.represent(batch, [site], TokenSelection())[site]
-            else:
-                pooled = self._model.represent(batch, [self.site], TokenSelection())[self.site].values
-                with self._model.edit(self.site, lambda hidden, pooled=pooled: moved_tokens(hidden, pooled, change)):
-                    rows = self._model.represent(batch, [site], TokenSelection())[site]
-            found.append(rows.values.float().cpu())
-        return torch.cat(found)
+            yield self._model.prepare(self._data.images(self._rows[first : first + BATCH]))
+
+    def _at(self, batch: Any, site: str) -> Tensor:
+        return self._model.represent(batch, [site], TokenSelection())[site].values
 
 
 @torch.no_grad()

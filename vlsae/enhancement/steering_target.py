@@ -20,6 +20,7 @@ from vlsae.enhancement.caption_output import CaptionOutput, scale_of
 from vlsae.enhancement.concept_reference import (
     Directions,
     attribute,
+    described,
     factor_names,
     is_direction,
     no_such,
@@ -115,10 +116,8 @@ def caption_target(task: Steering, model: Model, dictionary: Dictionary) -> Targ
     }
     if own.auroc is not None:
         metrics["concept_auroc"] = Measure(own.auroc, "AUROC of the chosen concept for the factor, choosing rows")
-    words = (
-        f"{task.action} concept {own.concept} ({task.concept}) at {site} in {len(images)} images, {len(pool)} captions "
-        "judged."
-    )
+    done = _done(task, own.concept, _number(other))
+    words = f"{done} at {site} in {len(images)} images; {len(pool)} captions are judged."
     ids = [rows.ids[number] for number in images]
     return Target(coder, "vision", edit, auxiliary, output, difference, ids, words, metrics)
 
@@ -221,7 +220,7 @@ def text_target(task: Steering, model: Any, dictionary: Dictionary) -> Target:
     output = TextOutput(model, site, [texts[i] for i in order[:size]], [texts[i] for i in order[-size:]], towards)
     edit = Edit(task.action, concept, mean_activity(coder, inner, concept, "language"), other)
     difference = towards * _mean_difference(values, activity > (np.median(activity) if directed else 0))
-    words = f"{task.action} concept {concept} ({task.concept}) at {site}; {size} texts of it, {size} neutral ones."
+    words = f"{_done(task, concept, other)} at {site}; {size} texts of it, {size} neutral ones."
     if not directed and not _holds_tokens(task, "language"):
         words += " The dictionary learned from one row a text, and every token is edited."
     ids = [f"text-{number}" for number in order[:size]]
@@ -292,6 +291,15 @@ def _given(task: Steering, number: int, coder: Any) -> int:
     if concept is None:
         raise no_such(reference, task.work.concepts)  # type: ignore[arg-type]
     return concept
+
+
+def _done(task: Steering, concept: int, other: int | None) -> str:
+    """Return in words what was done to which concept."""
+    verb = {"raise": "Raised", "lower": "Lowered", "remove": "Removed", "swap": "Swapped"}[task.action]
+    first = described(task.concept, concept, task.work.concepts)
+    if other is None or task.other is None:
+        return f"{verb}: {first}"
+    return f"{verb}: {first} for {described(task.other, other, task.work.concepts)}"
 
 
 def _number(located: Located | None) -> int | None:

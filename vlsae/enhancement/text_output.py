@@ -27,6 +27,7 @@ class TextOutput(Output):
 
     wanted = "nats a token by which texts of the concept are expected more (less, where it is lowered or removed)"
     damage = "divergence in nats a token of what the model expects in neutral texts from what it expected before"
+    unit = "nats a token"
 
     def __init__(self, model: Any, site: str, concept: Sequence[str], neutral: Sequence[str], towards: int) -> None:
         self._model, self._site, self._towards = model, site, towards

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 #: Rows of each stream that base rates and medians rest on, at most.
 ROWS = 20_000
 LISTS = ("shared", "image only", "text only")
+#: Characters of a text that stands for a name, in the file and in a table's column.
 LONGEST_NAME = 60
+LONGEST_CELL = 24
+#: Pairs of which a sentence says what was found, and concepts that it names.
+TOLD_PAIRS = 5
+TOLD_CONCEPTS = 5
 
 
 @dataclass(frozen=True)
@@ -101,20 +106,39 @@ class Explain(Task):
             place = percentile(one.cosine, known.mismatched)
             totals.append([number, pair.image.name, pair.text, one.cosine, one.jaccard, place, *map(len, _lists(one))])
             rows += self._table_rows(number, one, known)
+        placed = (
+            f"cosine, jaccard: of the codes; percentile: share in percent of {len(known.mismatched):,} mismatched "
+            "pairs of the rows trained on whose cosine is lower; then how many concepts each list has."
+        )
+        columns = ["pair", "image", "text", "cosine", "jaccard", "percentile", *LISTS]
         tables = [
-            Table("pairs", "Pairs", ["pair", "image", "text", "cosine", "jaccard", "percentile", *LISTS], totals,
-                  f"percentile: among {len(known.mismatched)} mismatched pairs of the rows trained on", shown=True),
-            Table("concepts", "Concepts of each pair", COLUMNS, rows, _DESCRIPTION, shown=True),
-        ]  # fmt: skip
+            Table("pairs", "Pairs", columns, totals, placed, shown=True),
+            Table("concepts", "Concepts of each pair", COLUMNS, rows, _description(self.weight), shown=True),
+        ]
         metrics = {"pairs": Measure(len(pairs), "pairs")}
         if len(pairs) == 1:
             metrics |= {
-                "cosine": Measure(found[0].cosine, "cosine of codes"),
-                "jaccard": Measure(found[0].jaccard, "Jaccard"),
-                "percentile": Measure(totals[0][5], "percentile among mismatched pairs"),
+                "code_cosine": Measure(found[0].cosine, "cosine of the pair's codes"),
+                "code_jaccard": Measure(found[0].jaccard, "shared among the pair's concepts"),
+                "percentile": Measure(totals[0][5], "% of mismatched pairs below"),
             }
-        metrics["mismatched_cosine"] = Measure(float(known.mismatched.mean()), "mean cosine of codes")
-        return Result(metrics, tables, (), self._notes())
+        metrics["mismatched_cosine"] = Measure(float(known.mismatched.mean()), "mean cosine, mismatched pairs")
+        told = [self._told(pair, one, known) for pair, one in zip(pairs[:TOLD_PAIRS], found)]
+        return Result(metrics, tables, (), [*told, *self._notes()])
+
+    def _told(self, pair: Pair, one: Explanation, known: Known) -> str:
+        """Return in a sentence how alike a pair is, and by which concepts most."""
+        place = percentile(one.cosine, known.mismatched)
+        alike, total = f"{pair.image.name} and “{pair.text}”: cosine of codes {one.cosine:.3f}", len(known.mismatched)
+        higher = f", above {place:.1f} % of {total:,} mismatched pairs" if place is not None else ""
+        if not one.shared:
+            return f"{alike}{higher}; no concept is active in both."
+        first = one.shared[:TOLD_CONCEPTS]
+        names = ", ".join(f"{self._name(share.concept, LONGEST_CELL)} ({share.concept})" for share in first)
+        part = sum(share.contribution for share in first)
+        return (
+            f"{alike}{higher}. Of {len(one.shared)} shared concepts the first {len(first)} bring {part:.3f}: {names}."
+        )
 
     def _rows(self, model: Model, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """Return the pairs' rows as the dictionary reads them, of images and of texts ``(n, d)``."""
@@ -149,31 +173,32 @@ class Explain(Task):
     def _table_rows(self, number: int, one: Explanation, known: Known) -> list[list[Any]]:
         rows: list[list[Any]] = []
         for name, several in zip(LISTS, _lists(one)):
-            rows += [[number, name, *self._cells(share, known)] for share in several[: self.shown]]
+            rows += [[number, name, *self._cells(share, known, LONGEST_CELL)] for share in several[: self.shown]]
         return rows
 
-    def _cells(self, share: ConceptShare, known: Known) -> list[Any]:
+    def _cells(self, share: ConceptShare, known: Known, longest: int = LONGEST_NAME) -> list[Any]:
         i = share.concept
         above = [
             activity - float(known.median[stream][i]) if activity else None
             for activity, stream in ((share.vision, "vision"), (share.language, "language"))
         ]
         rates = [float(known.rate[stream][i]) for stream in ("vision", "language")]
-        return [i, self._name(i), share.contribution, share.score, *above, *rates]
+        contribution = share.contribution if share.vision and share.language else None
+        return [i, self._name(i, longest), contribution, share.score, *above, *rates]
 
-    def _name(self, number: int) -> str:
+    def _name(self, number: int, longest: int) -> str:
         """Return a concept's name, or the text that activates it most, in quotes."""
         concept = self.work.concepts[number] if number < len(self.work.concepts) else {}
         if concept.get("name"):
             return str(concept["name"])
         texts = concept.get("texts") or []
         text = texts[0]["text"] if texts else ""
-        return f"“{text[:LONGEST_NAME]}{'…' if len(text) > LONGEST_NAME else ''}”" if text else "no text activates it"
+        return f"“{text[:longest].rstrip()}{'…' if len(text) > longest else ''}”" if text else "no text activates it"
 
     def _notes(self) -> list[str]:
-        if any(concept.get("name") for concept in self.work.concepts):
+        if all(concept.get("name") for concept in self.work.concepts):
             return []
-        return ["The concepts have no names; the text that activates each most stands in quotes instead."]
+        return ["Of a concept without a name that passed its test the text that activates it most stands in quotes."]
 
     def _write(self, pairs: Sequence[Pair], found: Sequence[Explanation], known: Known) -> None:
         """Write every list whole, and the concepts in them for the page's pictures."""
@@ -202,10 +227,16 @@ COLUMNS = (
     "base rate in images", "base rate in texts",
 )  # fmt: skip
 
-_DESCRIPTION = (
-    "contribution: share of the cosine of the codes (they sum to it); score: what the list is ranked by; above median: "
-    "activation beyond the concept's median; base rate: share of training rows in which it is active."
-)
+_FACTORS = {"idf": "ln((N + 1)/(n + 1)), n of N training rows active", "inv_mean": "1/mean activation", "none": "1"}
+
+
+def _description(weight: str) -> str:
+    return (
+        "contribution: share of the cosine of the codes (those of shared concepts sum to it); score: what a list is "
+        f"ranked by, contribution or, of one side alone, activation, times {_FACTORS[weight]}; above median: "
+        "activation beyond the concept's median over training rows, before any is left out; base rate: share of "
+        "training rows in which it is active."
+    )
 
 
 def pairs_of(image: str | None, text: str | None, pairs: str | None) -> list[Pair]:

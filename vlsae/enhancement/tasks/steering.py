@@ -18,10 +18,15 @@ from vlsae.result import Measure, Result
 
 if TYPE_CHECKING:
     from vlsae.dictionaries import Dictionary
-    from vlsae.enhancement.dose_response import Dose
+    from vlsae.enhancement.dose_response import Curve, Dose
     from vlsae.enhancement.steering import Change
     from vlsae.enhancement.steering_target import Target
     from vlsae.models.base import Model
+    from vlsae.statistics import Interval
+
+
+#: What the concept's edit is held against, in words.
+CONTROLS = {"random": "random directions", "mean_difference": "the difference of means"}
 
 
 class Steering(Task):
@@ -75,7 +80,7 @@ class Steering(Task):
 
     def evaluate(self, model: Model, dictionary: Dictionary | None) -> Result:
         """Return wanted effect and damage by strength, of the concept's edit and of controls of equal norm."""
-        from vlsae.enhancement.dose_response import at_damage, dose_plots, dose_table, doses
+        from vlsae.enhancement.dose_response import METHODS, curve_of, dose_plots, dose_table, doses
         from vlsae.enhancement.steering_target import caption_target, text_target
 
         if dictionary is None:
@@ -84,21 +89,41 @@ class Steering(Task):
         target = make(self, model, dictionary)
         found = doses(target.output, self._methods(target))
         common: dict[str, Any] = {"seed": self.work.seed, "resamples": self.work.resamples}
-        metrics = self._metrics(found)
-        for method in dict.fromkeys(dose.method for dose in found):
-            value = at_damage(found, method, self.budget)
-            metrics[f"wanted_at_budget/{method}"] = Measure(value, f"wanted effect at damage {self.budget:g}")
-        metrics |= target.metrics
+        compared, notes = self._compared(
+            {name: curve_of(found, name, **common) for name in METHODS}, target.output.unit
+        )
         self._log(target, found)
-        names = ("concept", "random", "mean_difference")
-        headline = [f"{part}/{name}" for part in ("wanted", "damage", "wanted_at_budget") for name in names]
+        names = [f"{part}/{name}" for part in ("wanted", "damage", "wanted_at_budget") for name in METHODS]
         return Result(
-            metrics,
+            {**self._metrics(found, target.output.unit), **compared, **target.metrics},
             [dose_table(target.output, found, **common), *target.tables],
             dose_plots(target.output, found, **common),
-            [target.words, *_verdict(found, self.budget)],
-            [name for name in headline if name in metrics],
+            [target.words, *notes],
+            [*names, *(name for name in compared if name not in names)],
         )
+
+    def _compared(self, curves: Mapping[str, Curve], unit: str) -> tuple[dict[str, Measure], list[str]]:
+        """Return each method's wanted effect at the budget, what the concept gains at equal damage, and in words."""
+        from vlsae.enhancement.dose_response import more_at_damage
+        from vlsae.statistics import interval_of
+
+        metrics, notes = {}, []
+        for name, curve in curves.items():
+            values, damage = curve.at(self.budget), min(self.budget, curve.reach)
+            found = interval_of(float(values[0]), values[1:])
+            metrics[f"wanted_at_budget/{name}"] = Measure(
+                found.estimate, f"{unit}, at damage {damage:.3g}", found.low, found.high
+            )
+        own = curves["concept"]
+        for name, words in CONTROLS.items():
+            damage, gain = more_at_damage(own, curves[name], self.budget)
+            metrics[f"gain_at_equal_damage/{name}"] = Measure(
+                gain.estimate, f"{unit}, at damage {damage:.3g}", gain.low, gain.high
+            )
+            who = "the concept" if own.reach < curves[name].reach else words
+            where = f"At damage {damage:.3g}" + (f", the most that {who} does," if damage < self.budget else "")
+            notes.append(f"{where if damage else 'At the greatest strength'} {_verdict(gain, words, unit)}")
+        return metrics, notes
 
     def _methods(self, target: Target) -> dict[str, dict[float, list[Change]]]:
         from vlsae.enhancement.steering import along, random_directions
@@ -112,17 +137,17 @@ class Steering(Task):
             "mean_difference": {s: [along(target.mean_difference, change)] for s, change in own.items()},
         }
 
-    def _metrics(self, found: list[Dose]) -> dict[str, Measure]:
+    def _metrics(self, found: list[Dose], unit: str) -> dict[str, Measure]:
         from vlsae.dictionaries.usage import mean_measure
 
-        units = {"wanted": "wanted effect", "damage": "nats"}
+        units = {"wanted": unit, "damage": "nats"}
         return {
             f"{part}/{dose.method}": mean_measure(
                 getattr(dose.response, part), unit, seed=self.work.seed, resamples=self.work.resamples
             )
+            for part, unit in units.items()
             for dose in found
             if dose.strength == self.strength
-            for part, unit in units.items()
         }
 
     def _log(self, target: Target, found: list[Dose]) -> None:
@@ -146,20 +171,11 @@ def _check_second(action: str, other: int | str | None) -> None:
         raise UserError("task.action=swap needs a second concept.", "Name it: task.other=CONCEPT")
 
 
-def _verdict(found: list[Dose], budget: float) -> list[str]:
-    from vlsae.enhancement.dose_response import METHODS, at_damage
-
-    values = {method: at_damage(found, method, budget) for method in ("concept", "random", "mean_difference")}
-    own = values.pop("concept")
-    better = [name for name, value in values.items() if value is not None and own is not None and value >= own]
-    most = {method: max(dose.response.damage.mean() for dose in found if dose.method == method) for method in METHODS}
-    where = f"At damage {budget:g}"
-    if min(most.values()) < budget:
-        where = f"At the greatest strength (damage {budget:g} is not reached by {' and '.join(_below(most, budget))})"
-    if not better:
-        return [f"{where} the concept brings more of what is wanted than either control of equal norm."]
-    return [f"{where} the concept brings no more of what is wanted than {' and '.join(better)}."]
-
-
-def _below(most: Mapping[str, float], budget: float) -> list[str]:
-    return [method for method, value in most.items() if value < budget]
+def _verdict(gain: Interval, control: str, unit: str) -> str:
+    sign = 1 if gain.low > 0 else -1 if gain.high < 0 else 0
+    if not sign:
+        found = f"{gain.estimate:.3g} ({gain.low:.3g} to {gain.high:.3g} {unit})"
+        return f"no difference is shown between the concept and {control} of equal norm: {found}."
+    low, high = sorted((sign * gain.low, sign * gain.high))
+    found = f"{sign * gain.estimate:.3g} ({low:.3g} to {high:.3g} {unit}) {'more' if sign > 0 else 'less'}"
+    return f"the concept brings {found} of what is wanted than {control} of equal norm."
