@@ -217,6 +217,13 @@ def test_a_head_that_reads_what_no_one_module_made_is_refused(llava):
     assert "cache=off" in str(error.value.mend)
 
 
+def test_a_head_that_is_not_called_is_refused(llava, monkeypatch):
+    for head, words in ((None, "names no output head"), (torch.nn.Linear(2, 2), "is not used")):
+        monkeypatch.setattr(llava.module, "get_output_embeddings", lambda head=head: head)
+        with pytest.raises(UserError, match=words):
+            followed(llava, "exact", 1, pictures((32, 32)), ["a"], Rule(False), 2)
+
+
 def test_tokens_that_are_open_are_counted_until_an_answer_ends(llava):
     prompted = llava.prompted(pictures((32, 32), (32, 32)), QUESTIONS[:2])
     uniforms = uniforms_of(QUESTIONS[:2], 0, 6)

@@ -56,6 +56,7 @@ class ShiftedPass:
         self._prefix: Any = None
         self._seen: dict[int, dict[str, Any]] = {}
         self._pair: Any = None
+        self._raw: Any = None
         self._last: Any = None
         self._norm: nn.Module = nn.Identity()
         # Whether what the head says is what the model says: where the model changes it, it cannot be told beforehand
@@ -138,6 +139,8 @@ class ShiftedPass:
             )
 
     def _read(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
+        if self._raw is None:
+            raise UserError(f"The output head that {type(module).__name__} names is not used.", "Use task.cache=off.")
         self._pair = output.logits[:, -2].float(), output.logits[:, -1].float()
         self._plain = torch.equal(self._raw.float(), self._pair[0])
 
