@@ -152,13 +152,13 @@ def numbered(reference: int | str, dictionary: Dictionary, concepts: Sequence[Ma
     return found[0] if found else None
 
 
-def described(reference: int | str, number: int, concepts: Sequence[Mapping[str, Any]]) -> str:
+def described(reference: int | str, number: int) -> str:
     """Return in words which concept, or direction, a reference was found to mean."""
     if is_direction(reference):
         return f"the direction {reference}"
-    name = concepts[number].get("name") if number < len(concepts) else None
-    found = f"concept {number}" + (f" (“{name}”)" if name else "")
-    return f"{found}, which finds {reference} best," if "=" in str(reference) else found
+    if str(reference).strip() == str(number):
+        return f"concept {number}"
+    return f"concept {number} ({'which finds ' if '=' in str(reference) else ''}{reference})"
 
 
 def no_such(reference: int | str, concepts: Sequence[Mapping[str, Any]], factors: Sequence[str] = ()) -> UserError:

@@ -296,10 +296,10 @@ def _given(task: Steering, number: int, coder: Any) -> int:
 def _done(task: Steering, concept: int, other: int | None) -> str:
     """Return in words what was done to which concept."""
     verb = {"raise": "Raised", "lower": "Lowered", "remove": "Removed", "swap": "Swapped"}[task.action]
-    first = described(task.concept, concept, task.work.concepts)
+    first = described(task.concept, concept)
     if other is None or task.other is None:
         return f"{verb}: {first}"
-    return f"{verb}: {first} for {described(task.other, other, task.work.concepts)}"
+    return f"{verb}: {first} for {described(task.other, other)}"
 
 
 def _number(located: Located | None) -> int | None:

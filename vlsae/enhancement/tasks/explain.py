@@ -123,22 +123,8 @@ class Explain(Task):
                 "percentile": Measure(totals[0][5], "% of mismatched pairs below"),
             }
         metrics["mismatched_cosine"] = Measure(float(known.mismatched.mean()), "mean cosine, mismatched pairs")
-        told = [self._told(pair, one, known) for pair, one in zip(pairs[:TOLD_PAIRS], found)]
+        told = [told_of(number, one, known) for number, one in enumerate(found[:TOLD_PAIRS], start=1)]
         return Result(metrics, tables, (), [*told, *self._notes()])
-
-    def _told(self, pair: Pair, one: Explanation, known: Known) -> str:
-        """Return in a sentence how alike a pair is, and by which concepts most."""
-        place = percentile(one.cosine, known.mismatched)
-        alike, total = f"{pair.image.name} and “{pair.text}”: cosine of codes {one.cosine:.3f}", len(known.mismatched)
-        higher = f", above {place:.1f} % of {total:,} mismatched pairs" if place is not None else ""
-        if not one.shared:
-            return f"{alike}{higher}; no concept is active in both."
-        first = one.shared[:TOLD_CONCEPTS]
-        names = ", ".join(f"{self._name(share.concept, LONGEST_CELL)} ({share.concept})" for share in first)
-        part = sum(share.contribution for share in first)
-        return (
-            f"{alike}{higher}. Of {len(one.shared)} shared concepts the first {len(first)} bring {part:.3f}: {names}."
-        )
 
     def _rows(self, model: Model, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """Return the pairs' rows as the dictionary reads them, of images and of texts ``(n, d)``."""
@@ -237,6 +223,19 @@ def _description(weight: str) -> str:
         "activation beyond the concept's median over training rows, before any is left out; base rate: share of "
         "training rows in which it is active."
     )
+
+
+def told_of(number: int, one: Explanation, known: Known) -> str:
+    """Return in a sentence how alike a pair is, and by which concepts most; no word of the data is in it."""
+    place = percentile(one.cosine, known.mismatched)
+    alike = f"Pair {number}: cosine of codes {one.cosine:.3f}"
+    if place is not None:
+        alike += f", above {place:.1f} % of {len(known.mismatched):,} mismatched pairs"
+    if not one.shared:
+        return f"{alike}; no concept is active in both."
+    first = one.shared[:TOLD_CONCEPTS]
+    part, numbers = sum(share.contribution for share in first), ", ".join(str(share.concept) for share in first)
+    return f"{alike}. {len(one.shared)} concepts are shared; the first, {numbers}, bring {part:.3f} of it."
 
 
 def pairs_of(image: str | None, text: str | None, pairs: str | None) -> list[Pair]:

@@ -120,9 +120,11 @@ class Steering(Task):
             metrics[f"gain_at_equal_damage/{name}"] = Measure(
                 gain.estimate, f"{unit}, at damage {damage:.3g}", gain.low, gain.high
             )
-            who = "the concept" if own.reach < curves[name].reach else words
-            where = f"At damage {damage:.3g}" + (f", the most that {who} does," if damage < self.budget else "")
-            notes.append(f"{where if damage else 'At the greatest strength'} {_verdict(gain, words, unit)}")
+            least = "the concept" if own.reach < curves[name].reach else words
+            where = f"At damage {damage:.3g}" if damage else "At the greatest strength"
+            if damage < self.budget:
+                where += f" (no more is reached by {least})"
+            notes.append(f"{where} {_verdict(gain, words, unit)}")
         return metrics, notes
 
     def _methods(self, target: Target) -> dict[str, dict[float, list[Change]]]:
