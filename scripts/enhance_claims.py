@@ -30,7 +30,7 @@ HALLUCINATION = ["experiment=vl_sae_llava", "task.controls=full"]
 #: What is run and which numbers of it are shown: (name, overrides, prefixes of metrics).
 TASKS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "zero_shot": ([], ("before/accuracy", "after/accuracy", "difference/accuracy", "accuracy/", "alpha")),
-    "steering": ([], ("wanted_at_budget/", "concept_auroc")),
+    "steering": ([], ("wanted_at_budget/", "gain_at_equal_damage/", "concept_auroc")),
     "retrieval": ([QUERIES], ("before/", "after/", "difference/", "text_of_image/r1/", "image_of_text/r1/", "search/")),
     "debias": ([], ("before/", "after/", "difference/", "worst_group/", "removed")),
     "hallucination": (HALLUCINATION, ("f1/mean/", "chair_i/", "gain/", "after/chair", "after/caption", "after/f1")),
