@@ -40,6 +40,15 @@ def test_loading_twice_is_loading_once():
     assert sys.modules["tiny_parts"] is first
 
 
+def test_a_plug_in_that_another_one_imported_can_be_named_later(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(PARTS.parent))
+    (tmp_path / "own_parts.py").write_text("from tiny_parts import TinyModel\n")
+    with plugins.loaded():
+        plugins.load([str(tmp_path / "own_parts.py")])
+    plugins.load([str(PARTS)])
+    assert part_name(compose("extract", ["model=tiny"]).model) == "tiny"
+
+
 def test_values_are_checked_by_the_plug_ins_bounds():
     plugins.load([str(PARTS)])
     config = resolved(compose("train", ["objective=my_sae", "objective.flavour=swet"]))

@@ -100,7 +100,9 @@ def loaded(*modules: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in _allowed - before - set(modules):
+        # A plug-in may import another, whose classes are registered when it is read and not when it is named again.
+        imported = {cls.__module__ for key, cls in registered.items() if key not in classes}
+        for name in (_allowed | imported) - before - set(modules):
             sys.modules.pop(name, None)
         _allowed.clear()
         _allowed.update(before)
