@@ -20,7 +20,7 @@ from rich.table import Table
 from scipy import stats
 
 from vlsae.aqi.accumulators import ClassMoments
-from vlsae.aqi.crossfit import crossfitted, direction_noise, directions, scored_auroc, scores_along
+from vlsae.aqi.crossfit import crossfitted, directions, scored_auroc, scores_along
 from vlsae.aqi.design import Design, design_of
 from vlsae.aqi.headline import Headline, headline
 from vlsae.aqi.labelling import Samples, label_samples
@@ -92,6 +92,10 @@ POPULATIONS = (
     Population(64, 40, 7, 0.0),
     Population(64, 40, 7, 0.1, "five"),
     Population(64, 40, 7, 0.1, "power"),
+    Population(64, 200, 1, 0.1),
+    Population(256, 100, 1, 0.02),
+    Population(256, 100, 1, 1.0),
+    Population(256, 100, 1, 0.1, "five"),
 )
 
 
@@ -110,8 +114,8 @@ def draw(one: Population, design: Design, generator: np.random.Generator, delta2
     layer = layer_of("drawn", ClassMoments(design.n_cells, one.width).update(x, design.cells), design, scaled=False)
     ways, shift = _directions(layer, design), np.asarray(layer.cells.shift)
     scores = scores_along(x, ways, shift)[np.arange(len(x)), design.folds]
-    noise = direction_noise(layer.noise_trace, design.n_folds)
-    found = scored_auroc(scores, design.codes == 0, design.folds, design.strata, noise)
+    shared = layer.direction.share(design.n_folds)
+    found = scored_auroc(scores, design.codes == 0, design.folds, design.strata, shared)
     return replace(layer, auroc=crossfitted(found, scores))
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 from vlsae import statistics
 from vlsae.aqi import blocks
 from vlsae.aqi.accumulators import ClassMoments
-from vlsae.aqi.crossfit import scored_auroc
+from vlsae.aqi.crossfit import DirectionNoise, scored_auroc
 from vlsae.aqi.design import Design
 from vlsae.aqi.effect import stratified_of
 from vlsae.aqi.layer import kept_cells, layer_of
@@ -135,23 +135,34 @@ def test_intervals_hold_the_truth_with_and_without_effect(effect, strata):
     assert 0.9 <= np.mean(held) <= 0.99
 
 
-def test_the_trace_of_the_noise_is_that_of_the_means():
-    plan = design()
-    n = np.bincount(plan.codes)
+def test_what_the_difference_of_means_varies_by_is_known_with_and_without_effect():
+    plan, width = design(), 64
+    each = (1 / np.bincount(plan.codes)).sum()
     for effect in (0.0, 0.3, 1.0):
-        found = [layer_of("language.1", moments(plan, effect, seed, width=64), plan).noise_trace for seed in range(20)]
-        assert np.mean(found) == pytest.approx(64 * (1 / n[0] + 1 / n[1]) ** 2, rel=0.1)
+        cells = [moments(plan, effect, seed, width=width) for seed in range(20)]
+        found = [layer_of("language.1", one, plan).direction for one in cells]
+        trace, along = np.mean([one.trace for one in found]), np.mean([one.along for one in found])
+        assert trace == pytest.approx(width * each**2, rel=0.1)
+        assert along == pytest.approx(width * effect**2 * each, rel=0.2, abs=0.2 * trace)
+        noise = plan.n_folds / (plan.n_folds - 1) * trace
+        assert np.mean([one.share(plan.n_folds) for one in found]) == pytest.approx(noise / (noise + along), abs=0.1)
 
 
-def test_noise_in_a_direction_is_all_without_effect_and_little_with_one():
+def test_a_direction_of_which_nothing_is_known_is_all_noise():
+    assert DirectionNoise(np.inf, np.inf).share(5) == 1
+    assert DirectionNoise(0.0, 0.0).share(5) == 1
+    assert DirectionNoise(0.0, 2.0).share(5) == 0
+    assert DirectionNoise(4.0, 5.0).share(5) == 0.5
+
+
+def test_errors_grow_by_what_folds_share_of_their_directions_noise():
     generator = np.random.default_rng(0)
     positive, folds = np.arange(400) % 2 == 0, np.arange(400) // 2 % 5
     scores, strata = generator.normal(size=400), np.zeros(400, dtype=int)
-    errors = [scored_auroc(scores, positive, folds, strata, noise).standard_error for noise in (0.0, 1e-9, 1e3, np.inf)]
-    assert errors[1] == pytest.approx(errors[0], rel=1e-6)
+    errors = [scored_auroc(scores, positive, folds, strata, shared).standard_error for shared in (0.0, 0.5, 1.0)]
     # Of a normal score's rank 3/π is linear in the score.
-    assert errors[2] == pytest.approx(np.sqrt(1 + 3 / np.pi) * errors[0], rel=0.01)
-    assert errors[3] == pytest.approx(np.sqrt(2) * errors[0])
+    for shared, error in zip((0.0, 0.5, 1.0), errors):
+        assert error == pytest.approx(np.sqrt(1 + shared * 3 / np.pi) * errors[0], rel=0.01)
 
 
 def test_the_variance_of_auroc_is_free_of_bias_in_small_sets():

@@ -11,6 +11,7 @@ import numpy as np
 
 from vlsae import statistics
 from vlsae.aqi.accumulators import ClassMoments
+from vlsae.aqi.crossfit import DirectionNoise
 from vlsae.aqi.design import Design
 from vlsae.aqi.effect import StratifiedEffect
 from vlsae.statistics import Interval, VarianceParts
@@ -43,12 +44,12 @@ class LeftOut(NamedTuple):
 class Intervals(NamedTuple):
     """95 % intervals by name, as ``strata`` of each stratum's δ² ``(A,)``, and what was taken off the stratified δ².
 
-    ``noise_trace`` is tr Σ² with Σ the variance of the difference of the class means over all rows, in the rows' units.
+    ``direction`` is of the difference of the class means over all rows, in the rows' units.
     """
 
     by_name: dict[str, Interval]
     noise: float
-    noise_trace: float
+    direction: DirectionNoise
 
 
 def intervals(cells: ClassMoments, design: Design, effect: StratifiedEffect) -> Intervals:
@@ -58,10 +59,10 @@ def intervals(cells: ClassMoments, design: Design, effect: StratifiedEffect) -> 
     result = _distance_intervals(estimates, found, design)
     for name in RATIOS:
         result[name] = statistics.pair_jackknife_interval(estimates[name], found.values[name][1:], design.n_blocks)
-    # Of a squared distance's variance the part that is of pairs is 2 tr Σ²; of a δ² more is, since the scatter that it
-    # is divided by varies too.
-    paired = float(statistics.variance_parts(found.squares[1:], design.n_blocks).paired)
-    return Intervals(result, float(found.noise["stratified_delta_squared"][0]), paired / 2)
+    # A squared distance varies by 2 tr Σ² + 4 μ'Σμ; a δ² more, since the scatter that it is divided by varies too.
+    parts = statistics.variance_parts(found.squares[1:], design.n_blocks)
+    direction = DirectionNoise(float(parts.paired) / 2, max(float(parts.single), 0.0) / 4)
+    return Intervals(result, float(found.noise["stratified_delta_squared"][0]), direction)
 
 
 def parts_of(interval: Interval, design: Design) -> VarianceParts:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from vlsae.aqi.compare import PairedComparison, p_value, paired_blocks
-from vlsae.aqi.crossfit import ScoredAUROC, direction_noise, paired_auroc
+from vlsae.aqi.crossfit import ScoredAUROC, paired_auroc
 from vlsae.aqi.design import Design
 from vlsae.aqi.headline import Headline, fold_parts, headline
 from vlsae.aqi.layer import Layer, layer_of
@@ -130,8 +130,8 @@ def _paired_auroc(a: State, b: State, one: Layer, other: Layer) -> ScoredAUROC |
     if one.site not in a.scores or other.site not in b.scores:
         return None
     design, scores = a.design, (a.scores[one.site], b.scores[other.site])
-    noise = [direction_noise(layer.noise_trace, design.n_folds) for layer in (one, other)]
-    return paired_auroc(*scores, design.codes == 0, design.folds, design.strata, noise)
+    shared = [layer.direction.share(design.n_folds) for layer in (one, other)]
+    return paired_auroc(*scores, design.codes == 0, design.folds, design.strata, shared)
 
 
 def _auroc_p(found: ScoredAUROC) -> float | None:

@@ -60,7 +60,7 @@ def length_control(labelling: Labelling, design: Design) -> Length | None:
         return None
     size = lengths(labelling.texts)
     whole = np.zeros(len(size), dtype=np.int64)
-    found = scored_auroc(size, design.codes == 0, whole, design.strata, noise=0.0)
+    found = scored_auroc(size, design.codes == 0, whole, design.strata, shared=0.0)
     return Length(found, tuple(float(np.median(size[design.codes == code])) for code in range(design.n_classes)))
 
 

@@ -60,7 +60,8 @@ def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None, scale: A
     A row's score is ``x · (mean safe - mean unsafe)`` of the other folds, over all strata; the sign is never flipped,
     so without effect values below ½ are usual. ``scale (d,)`` is what each coordinate is divided by first. Pairs weigh
     equally. The error is √2 times that of DeLong et al. (1988) with directions held fixed: results of folds share
-    rows. Folds whose others lack a class score NaN and are left out.
+    rows, as if all of it were noise in directions and AUROC linear. Folds whose others lack a class score NaN and are
+    left out.
 
     Raises ``ValueError`` for fewer than two folds; one class: NaN.
     """
@@ -74,35 +75,47 @@ def crossfit_auroc(x: Any, labels: Any, folds: Any, strata: Any = None, scale: A
         one, each = float("nan"), np.full(len(names), np.nan)
         return CrossfitAUROC(one, each, np.full(rows, np.nan), one, each, one, one, each, each)
     centred, offset = _crossfit_scores(data, fold, len(fold_names), scale)
-    found = scored_auroc(centred, data.codes == 0, fold, stratum, unbiased=False)
+    _, sets = _compared(fold, stratum, rows)
+    tally = _tallied(comparisons(centred, data.codes == 0, sets, unbiased=False), len(names))
+    found = tally.result(1.0, _own_factor(stratum, 1.0))
     # The scale of the scores is that of the rows as they were read.
     return crossfitted(found, centred + offset)
 
 
-def direction_noise(trace: float, groups: int) -> float:
-    """Return what noise in a group's direction adds to the variance of the difference of its classes' mean scores.
+class DirectionNoise(NamedTuple):
+    """What the difference of two class means over all rows varies by: Σ its variance, μ its true value.
 
-    ``trace`` is tr Σ² of the difference of the class means over all rows; the direction is that of the other groups,
-    whose Σ is G/(G - 1) of it, and a group's rows are a G-th of all.
+    ``trace`` is tr Σ², ``along`` is μ'Σμ; both ``inf`` where they are not known.
     """
-    return groups**2 / (groups - 1) * trace
+
+    trace: float
+    along: float
+
+    def share(self, groups: int) -> float:
+        """Return which share of the variance of a group's score is noise in its direction, 1 where nothing is known.
+
+        The score is the group's difference of the means along that of the other groups, whose Σ is G/(G - 1) of all
+        rows' and its own G times: G² tr Σ²/(G - 1) of G² tr Σ²/(G - 1) + G μ'Σμ.
+        """
+        noise = groups / (groups - 1) * self.trace
+        return noise / (noise + self.along) if noise < np.inf and noise + self.along > 0 else 1.0
 
 
 def scored_auroc(
-    scores: np.ndarray, positive: np.ndarray, folds: Any, strata: Any, noise: float = np.inf, unbiased: bool = True
+    scores: np.ndarray, positive: np.ndarray, folds: Any, strata: Any, shared: float = 1.0, unbiased: bool = True
 ) -> ScoredAUROC:
     """Return the chance that a positive row scores above another of its fold and stratum, all arrays ``(n,)``.
 
-    The error is DeLong's times √(1 + ρ), for each two folds share noise both ways: ρ is the share of the variance of a
-    fold's mean difference that is ``noise`` in the direction along which it was scored, times the share of AUROC's
-    variance that follows that difference. It is 0 where scores were not learned, 1 where nothing is known (``inf``).
+    The error is DeLong's times √(1 + ρ), for each two folds share the noise in their directions both ways: ρ is what of
+    AUROC's variance follows the mean scores, times the share of theirs that is such noise, ``shared``: 0 where scores
+    were not learned, else of :class:`DirectionNoise`.
     The bounds then hold what the directions found would reach on new rows. A stratum shares only its own rows' part of
     the noise. DeLong's variance counts twice what a row of each class do only together, which ``unbiased`` takes off.
     Bounds are Wilson's, by t with Satterthwaite's (1946) degrees of freedom. A fold with a score of NaN is left out.
     """
     names, sets = _compared(folds, strata, len(scores))
     found = comparisons(scores, positive, sets, unbiased)
-    share = _share_of(found, noise)
+    share = shared * _following(found)
     return _tallied(found, len(names)).result(share, _own_factor(strata, share))
 
 
@@ -112,11 +125,11 @@ def paired_auroc(
     positive: np.ndarray,
     folds: Any,
     strata: Any,
-    noise: Sequence[float] = (np.inf, np.inf),
+    shared: Sequence[float] = (1.0, 1.0),
 ) -> ScoredAUROC:
     """Return the difference of the AUROCs of two scores of the same rows, with its error: first less second.
 
-    Rows are compared as in :func:`scored_auroc`, and of both shares of ``noise`` the larger counts; what both scores
+    Rows are compared as in :func:`scored_auroc`, and of both shares ρ the larger counts; what both scores
     share does not widen the error (DeLong et al., 1988). Bounds are t errors away.
     """
     names, sets = _compared(folds, strata, len(first))
@@ -128,7 +141,7 @@ def paired_auroc(
         own._replace(placements=(own.placements[0] - its.placements[0], own.placements[1] - its.placements[1]))
         for own, its in zip(one, other)
     ]
-    share = max(_share_of(found, own) for found, own in zip((one, other), noise))
+    share = max(own * _following(found) for found, own in zip((one, other), shared))
     return _tallied(apart, len(names)).result(share, _own_factor(strata, share), difference=True)
 
 
@@ -225,34 +238,23 @@ def _tallied(found: Sequence[Comparison], strata: int) -> Tally:
     return tally
 
 
-def _share_of(found: Sequence[Comparison], noise: float) -> float:
-    """Return the share ρ of :func:`scored_auroc`."""
-    if noise in (0, np.inf) or not found:
-        return float(noise > 0)
-    fold, pairs = np.array([one.fold for one in found]), np.array([float(one.pairs) for one in found])
-    spread = np.array([_difference_error(*one.scores) for one in found])
-    weight, variance = np.bincount(fold, pairs), np.bincount(fold, pairs**2 * spread)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        whole = np.nanmean((variance / weight**2)[weight > 0])
-        share = np.clip(noise / whole, 0.0, 1.0) * _following(found, pairs)
-    return float(share) if np.isfinite(share) else 1.0
-
-
-def _following(found: Sequence[Comparison], pairs: np.ndarray) -> float:
-    """Return the share of AUROC's variance that follows the difference of the mean scores, at most 1.
+def _following(found: Sequence[Comparison]) -> float:
+    """Return the share of AUROC's variance that follows the differences of the mean scores, 1 where it is not known.
 
     That of placements which is linear in the scores: by Stein's lemma their slope is how far AUROC moves with a shift.
     """
-    of_scores = of_placements = of_both = 0.0
+    of_scores = of_placements = of_both = whole = left = 0.0
     for one in found:
         for scores, placements, rises in zip(one.scores, one.placements, (1, -1)):
             score, placement = scores - scores.mean(), rises * (placements - placements.mean())
-            of_scores += score @ score
-            of_placements += placement @ placement
-            of_both += score @ placement
-    whole = pairs**2 @ [_difference_error(*one.placements) for one in found]
-    left = pairs**2 @ [one.error for one in found]
-    return float(np.minimum(of_both**2 / (of_scores * of_placements) * whole / left, 1.0))
+            of_scores += float(score @ score)
+            of_placements += float(placement @ placement)
+            of_both += float(score @ placement)
+        whole += one.pairs**2 * _difference_error(*one.placements)
+        left += one.pairs**2 * one.error
+    if not of_scores * of_placements * left > 0:
+        return 1.0
+    return min(of_both**2 / (of_scores * of_placements) * whole / left, 1.0)
 
 
 def _compared(folds: Any, strata: Any, n: int) -> tuple[np.ndarray, list[tuple[int, int, np.ndarray]]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vlsae import statistics
 from vlsae.aqi import blocks
-from vlsae.aqi.crossfit import ScoredAUROC, direction_noise, scored_auroc
+from vlsae.aqi.crossfit import ScoredAUROC, scored_auroc
 from vlsae.aqi.design import Design
 from vlsae.aqi.layer import Layer
 from vlsae.aqi.layers import CrossfitLayer
@@ -102,13 +102,13 @@ def _interval(layers: Sequence[Layer], design: Design, choice: CrossfitLayer) ->
 
 def _auroc(layers: Sequence[Layer], design: Design, choice: CrossfitLayer) -> ScoredAUROC | None:
     """Return AUROC of the rows' cross-fitted scores at the layer of their fold."""
-    scores, known = np.full(len(design.codes), np.nan), True
+    scores, shares = np.full(len(design.codes), np.nan), []
     for fold, place in enumerate(choice.chosen.tolist()):
         found = layers[place].auroc if place >= 0 else None
         if found is None or len(found.scores) == 0:
             return None
-        held, noise = design.folds == fold, direction_noise(layers[place].noise_trace, design.n_folds)
-        known = known and 0 < noise < np.inf
-        # In units of the noise in its direction: layers are of any size, and rows are compared within folds alone.
-        scores[held] = found.scores[held] / (np.sqrt(noise) if known else 1.0)
-    return scored_auroc(scores, design.codes == 0, design.folds, design.strata, 1.0 if known else np.inf)
+        held = design.folds == fold
+        # Layers are of any size, and rows are compared within folds alone.
+        scores[held] = found.scores[held] / (found.scores[held].std() or 1.0)
+        shares.append(layers[place].direction.share(design.n_folds))
+    return scored_auroc(scores, design.codes == 0, design.folds, design.strata, float(np.mean(shares)))

@@ -14,8 +14,8 @@ from vlsae.aqi import blocks, indices
 from vlsae.aqi.accumulators import ClassMoments
 from vlsae.aqi.crossfit import (
     CrossfitAUROC,
+    DirectionNoise,
     crossfitted,
-    direction_noise,
     directions,
     scored_auroc,
     scores_along,
@@ -29,6 +29,9 @@ from vlsae.statistics import Interval
 #: A coordinate's share of the scatter within classes above which it owns the layer's numbers.
 OWNED = 0.5
 
+#: Of a direction whose noise nobody measured.
+UNKNOWN = DirectionNoise(float("inf"), float("inf"))
+
 #: The scalars of a stratified effect that get an interval.
 SCALARS = (*blocks.DISTANCES, *blocks.RATIOS)
 
@@ -39,8 +42,7 @@ class Layer:
 
     ``intervals`` has those of the effect's scalars and, as ``strata``, of each stratum's δ²; ``scaled`` is the
     stratified δ² after each coordinate is divided by its within-class deviation, ``dropped`` the coordinates without;
-    ``noise`` was subtracted from the stratified δ²; ``noise_trace`` is that of
-    :class:`vlsae.aqi.blocks.Intervals`, ``inf`` where there are no blocks.
+    ``noise`` was subtracted from the stratified δ²; ``direction`` and ``scaled_direction``: the means' difference.
     """
 
     site: str
@@ -53,8 +55,8 @@ class Layer:
     scaled: Interval | None
     dropped: int
     noise: float = float("nan")
-    noise_trace: float = float("inf")
-    scaled_noise_trace: float = float("inf")
+    direction: DirectionNoise = UNKNOWN
+    scaled_direction: DirectionNoise = UNKNOWN
     auroc: CrossfitAUROC | None = None
     scaled_auroc: CrossfitAUROC | None = None
     across: CrossfitAUROC | None = None
@@ -92,8 +94,8 @@ def layer_of(site: str, cells: ClassMoments, design: Design, scaled: bool = True
         scaled=None if of_scaled is None else of_scaled.by_name["stratified_delta_squared"],
         dropped=dropped,
         noise=own.noise,
-        noise_trace=own.noise_trace,
-        scaled_noise_trace=float("inf") if of_scaled is None else of_scaled.noise_trace,
+        direction=own.direction,
+        scaled_direction=UNKNOWN if of_scaled is None else of_scaled.direction,
     )
 
 
@@ -134,7 +136,7 @@ def _intervals(cells: ClassMoments, design: Design, effect: StratifiedEffect) ->
     several = np.full(design.n_strata, nothing)
     found = {name: Interval(getattr(effect, name), nothing, nothing, nothing, empty) for name in SCALARS}
     found["strata"] = Interval(effect.delta_squared, several, several, several, empty)
-    return blocks.Intervals(found, nothing, float("inf"))
+    return blocks.Intervals(found, nothing, UNKNOWN)
 
 
 def _by_stratum(cells: ClassMoments, design: Design) -> StratifiedEffect:
@@ -184,15 +186,15 @@ def _aurocs(
         np.split(scores_along(values, np.concatenate(ways), shift), np.cumsum([len(way) for way in ways])[:-1], 1)
     )
     rows = np.arange(len(values))
-    plain = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.noise_trace)
+    plain = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.direction)
     scaled = None
     if (deviation > 0).any():
-        scaled = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.scaled_noise_trace)
+        scaled = _auroc(next(scores)[rows, design.folds], design.folds, design, layer.scaled_direction)
     if strata == 1:
         return plain, scaled, None
-    return plain, scaled, _auroc(next(scores)[rows, design.strata], design.strata, design, layer.noise_trace)
+    return plain, scaled, _auroc(next(scores)[rows, design.strata], design.strata, design, layer.direction)
 
 
-def _auroc(scores: np.ndarray, groups: np.ndarray, design: Design, noise_trace: float) -> CrossfitAUROC:
-    noise = direction_noise(noise_trace, len(np.unique(groups)))
-    return crossfitted(scored_auroc(scores, design.codes == 0, groups, design.strata, noise), scores)
+def _auroc(scores: np.ndarray, groups: np.ndarray, design: Design, direction: DirectionNoise) -> CrossfitAUROC:
+    shared = direction.share(len(np.unique(groups)))
+    return crossfitted(scored_auroc(scores, design.codes == 0, groups, design.strata, shared), scores)
