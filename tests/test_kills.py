@@ -70,6 +70,7 @@ def test_a_training_killed_while_a_checkpoint_has_no_name_goes_on_to_the_same_by
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stage", list(COMMANDS))
 def test_a_stage_killed_before_any_of_its_renames_goes_on_to_the_same_bytes(stage, whole, tmp_path):
     for number in itertools.count(1):
