@@ -570,6 +570,8 @@ def test_the_parts_of_a_pair_sum_to_its_cosine(clip, trained, tmp_path):
     assert {row[1] for row in result.tables[1].rows} <= {"shared", "image only", "text only"}
     assert (trained.folder / "concepts.jsonl").read_text().count("\n") > 0
     assert result.tables[1].rows[0][3].startswith("thing ")
+    assert all(picture.startswith(b"\x89PNG") for picture in result.tables[0].pictures)
+    assert len(result.tables[0].pictures) == 2
     assert result.notes[0].startswith("Pair 1: cosine of codes ")
     assert not any(word in " ".join(result.notes) for word in ("circle", "0.png", "thing"))  # A page may be redacted.
     assert f"above {content[0]['percentile']:.1f} % of 50 mismatched pairs" in result.notes[0]

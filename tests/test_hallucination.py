@@ -427,6 +427,7 @@ def test_before_is_the_strongest_decoding_and_after_the_method_beside_all(llava)
     asked = len(one._prompts("pope")) + len(one._prompts("chair"))
     assert len(one.work.items) == asked * sum(3 if how.sample else 1 for how in DECODINGS)
     assert one.answers_needed() == len(one.work.items)
+    assert all(len(tables[name].pictures) == len(tables[name].rows) for name in ("pope_changes", "chair_changes"))
 
 
 def test_the_same_batch_by_batch_and_after_an_interruption(llava, tmp_path):

@@ -7,12 +7,16 @@ import json
 import math
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from run_factory import new_run
 
 from vlsae.commands.announce import announce
 from vlsae.errors import UserError
 from vlsae.reporting.plots import draw
+from vlsae.reporting.privacy import Privacy
+from vlsae.reporting.result_section import result_section
+from vlsae.representations.thumbnails import thumbnails
 from vlsae.result import HeatMap, Measure, Plot, Result, Series, Table, merge
 from vlsae.runs.results import read_table, write_table
 from vlsae.stages.outcome import write_result
@@ -60,6 +64,28 @@ def test_a_result_lies_in_the_run_and_on_the_page(tmp_path, figures_drawn, capsy
     assert NASTY in printed
     assert "accuracy" in printed
     assert "1 more metrics" in printed
+
+
+def test_pictures_stand_before_the_rows_unless_the_page_shows_none(tmp_path):
+    small = thumbnails(np.zeros((2, 8, 8, 3), np.uint8))
+    run = new_run(tmp_path)
+    table = Table("seen", "Seen", ["name"], [["a"], ["b"], ["c"]], pictures=[small[0], None, small[1]])
+    write_result(run, Result({}, [table]))
+    assert (run.path / "pictures" / "seen-0003.png").read_bytes() == small[1]
+    assert sorted(file.name for file in (run.path / "pictures").iterdir()) == ["seen-0001.png", "seen-0003.png"]
+    page = (run.path / "report.html").read_text()
+    assert page.count('class="beside"') == 2
+    hidden = result_section(run.path, Privacy(media=False))
+    assert hidden is not None
+    assert hidden.tables[0].pictures == []
+    (tmp_path / "own.png").write_bytes(small[0])
+    named = (run.path / "result.json").read_text().replace("seen-0001.png", str(tmp_path / "own.png"))
+    (run.path / "result.json").write_text(named)
+    shown = result_section(run.path, Privacy())
+    assert shown is not None
+    assert [one is not None for one in shown.tables[0].pictures] == [False, False, True]
+    with pytest.raises(ValueError, match="1 pictures for 2 rows"):
+        Table("seen", "Seen", ["name"], [["a"], ["b"]], pictures=[None])
 
 
 def test_a_plot_of_many_panels_takes_the_whole_width():

@@ -16,7 +16,10 @@ KINDS = ("lines", "points", "bars", "scatter")
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its name in files, its title, columns and rows; one that is ``shown`` is printed in the terminal too."""
+    """A table: its name in files, its title, columns and rows; one that is ``shown`` is printed in the terminal too.
+
+    ``pictures``: small pictures, PNG or JPEG, that stand before the rows on the page, None for a row without.
+    """
 
     name: str
     title: str
@@ -24,8 +27,11 @@ class Table:
     rows: Sequence[Sequence[Any]]
     description: str = ""
     shown: bool = False
+    pictures: Sequence[bytes | None] = ()
 
     def __post_init__(self) -> None:
+        if self.pictures and len(self.pictures) != len(self.rows):
+            raise ValueError(f"Table {self.name}: {len(self.pictures)} pictures for {len(self.rows)} rows.")
         for number, row in enumerate(self.rows):
             if len(row) != len(self.columns):
                 raise ValueError(

@@ -68,6 +68,7 @@ def changes_table(
     judged = _pope_right if measure == "pope" else _chair_absent
     first = judged(items[before][0], task), judged(items[after][0], task)
     rows: list[list[Any]] = []
+    shown: list[int] = []
     for kind, better in (("mended", True), ("broken", False)):
         changed = [
             number for number, (one, two) in enumerate(zip(*first)) if one != two and (two > one) == better
@@ -76,9 +77,11 @@ def changes_table(
             old, new = items[before][0][number], items[after][0][number]
             label = old["label"] if isinstance(old["label"], str) else ", ".join(old["label"])
             rows.append([kind, len(changed), old["image"], old["input"], label, old["answer"], new["answer"]])
+            shown.append(number)
     columns = ["change", "of", "image", "input", "label", before, after]
     text = "The first of each kind, of the first seed; all answers are in samples.jsonl."
-    return Table(f"{measure}_changes", f"{measure.upper()}: answers that changed", columns, rows, text)
+    title, pictures = f"{measure.upper()}: answers that changed", task.small_pictures(measure, shown)
+    return Table(f"{measure}_changes", title, columns, rows, text if rows else "No answer changed.", pictures=pictures)
 
 
 def cost_table(spent: Mapping[str, Spent], control: Mapping[str, str]) -> Table:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vlsae.reporting.figures import Figure
+from vlsae.reporting.gallery import data_uri
 from vlsae.reporting.numbers import text_of
 from vlsae.reporting.plots import draw
 from vlsae.reporting.privacy import Privacy
-from vlsae.runs.results import TABLES, read_result_file, read_table
+from vlsae.runs.results import PICTURES, TABLES, read_result_file, read_table
 
 #: Rows of a table that stand on the page; all of them lie in its file.
 MOST_ROWS = 200
@@ -18,7 +19,7 @@ MOST_ROWS = 200
 
 @dataclass(frozen=True)
 class ShownTable:
-    """A table as the page shows it: texts, and which columns are numbers."""
+    """A table as the page shows it: texts, which columns are numbers, and the pictures before its rows, if any."""
 
     name: str
     title: str
@@ -27,6 +28,7 @@ class ShownTable:
     numeric: list[bool]
     rows: list[list[str]]
     total: int
+    pictures: list[str | None]
 
 
 @dataclass(frozen=True)
@@ -58,4 +60,17 @@ def _table(path: Path, entry: dict[str, Any], privacy: Privacy) -> ShownTable:
         [text_of(privacy.cell(column, cell)) for column, cell in zip(columns, row, strict=True)]
         for row in rows[:MOST_ROWS]
     ]
-    return ShownTable(entry["name"], entry["title"], entry["description"], columns, numeric, shown, len(rows))
+    # Runs of before pictures stood beside rows name none.
+    files = entry.get("pictures", [])[:MOST_ROWS] if privacy.pictures else []
+    pictures = [_picture(path, file) for file in files]
+    pictures = pictures if any(pictures) else []
+    return ShownTable(entry["name"], entry["title"], entry["description"], columns, numeric, shown, len(rows), pictures)
+
+
+def _picture(path: Path, name: str | None) -> str | None:
+    """Return a picture of the run as a data URI, None where there is none."""
+    if name is None:
+        return None
+    # A run of a stranger may name any file of this machine: none but the run's own is read.
+    file = path / PICTURES / Path(name).name
+    return data_uri(file.read_bytes()) if file.is_file() and not file.is_symlink() else None

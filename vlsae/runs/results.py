@@ -13,6 +13,8 @@ from vlsae.runs.files import load_json, plain, write_atomic, write_json
 
 RESULT = "result.json"
 TABLES = "tables"
+PICTURES = "pictures"
+PNG = b"\x89PNG"
 
 
 def write_table(folder: Path, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -29,6 +31,19 @@ def write_table(folder: Path, name: str, columns: Sequence[str], rows: Sequence[
     write_atomic(folder / f"{name}.csv", buffer.getvalue())
     arrays = [_array([row[number] for row in cells]) for number in range(len(columns))]
     parquet.write_table(pa.table(arrays, names=list(columns)), folder / f"{name}.parquet")
+
+
+def write_pictures(path: Path, name: str, pictures: Sequence[bytes | None]) -> list[str | None]:
+    """Write the pictures of a table's rows into a run's ``pictures/``; return their names, None for a row without."""
+    files = [
+        None if one is None else f"{name}-{number:04d}.{'png' if one.startswith(PNG) else 'jpg'}"
+        for number, one in enumerate(pictures, start=1)
+    ]
+    for file, one in zip(files, pictures):
+        if file is not None and one is not None:
+            (path / PICTURES).mkdir(exist_ok=True)
+            write_atomic(path / PICTURES / file, one)
+    return files
 
 
 def read_table(folder: Path, name: str) -> tuple[list[str], list[list[Any]]]:

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
 
 
 def write_result(run: Run, result: Result, **extra: Any) -> None:
-    """Write ``summary.json``, ``result.json``, ``tables/`` and the report of a run; ``extra`` goes into the summary."""
+    """Write ``summary.json``, ``result.json``, tables, their pictures and the report of a run.
+
+    ``extra`` goes into the summary.
+    """
     from vlsae.reporting import write_report
-    from vlsae.runs.results import TABLES, write_result_file, write_table
+    from vlsae.runs.results import TABLES, write_pictures, write_result_file, write_table
 
     for table in result.tables:
         write_table(run.path / TABLES, table.name, table.columns, table.rows)
@@ -21,7 +24,13 @@ def write_result(run: Run, result: Result, **extra: Any) -> None:
         "notes": list(result.notes),
         "headline": list(result.headline),
         "tables": [
-            {"name": table.name, "title": table.title, "description": table.description, "shown": table.shown}
+            {
+                "name": table.name,
+                "title": table.title,
+                "description": table.description,
+                "shown": table.shown,
+                "pictures": write_pictures(run.path, table.name, table.pictures),
+            }
             for table in result.tables
         ],
         "plots": [_plot(plot) for plot in result.plots],

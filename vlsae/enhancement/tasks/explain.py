@@ -29,6 +29,8 @@ LISTS = ("shared", "image only", "text only")
 #: Characters of a text that stands for a name, in the file and in a table's column.
 LONGEST_NAME = 60
 LONGEST_CELL = 24
+#: Pairs whose picture stands on the page.
+SHOWN_PICTURES = 100
 #: Pairs of which a sentence says what was found, and concepts that it names.
 TOLD_PAIRS = 5
 TOLD_CONCEPTS = 5
@@ -112,7 +114,7 @@ class Explain(Task):
         )
         columns = ["pair", "image", "text", "cosine", "jaccard", "percentile", *LISTS]
         tables = [
-            Table("pairs", "Pairs", columns, totals, placed, shown=True),
+            Table("pairs", "Pairs", columns, totals, placed, shown=True, pictures=_small(pairs)),
             Table("concepts", "Concepts of each pair", COLUMNS, rows, _description(self.weight), shown=True),
         ]
         metrics = {"pairs": Measure(len(pairs), "pairs")}
@@ -289,6 +291,14 @@ def known_of(dictionary: Dictionary, work: Any, mismatched: int) -> Known:
 def percentile(value: float, others: np.ndarray) -> float | None:
     """Return the share in percent of other values below one, ties counting half; None for no others."""
     return 100 * float(((others < value) + 0.5 * (others == value)).mean()) if len(others) else None
+
+
+def _small(pairs: Sequence[Pair]) -> list[bytes | None]:
+    """Return small pictures of the pairs for the page, of the first ones."""
+    from vlsae.representations.thumbnails import thumbnails
+
+    first = thumbnails([picture(pair.image) for pair in pairs[:SHOWN_PICTURES]], side=96)
+    return [*first, *[None] * (len(pairs) - len(first))]
 
 
 def _lists(one: Explanation) -> tuple[list[ConceptShare], list[ConceptShare], list[ConceptShare]]:

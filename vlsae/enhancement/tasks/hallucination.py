@@ -224,6 +224,13 @@ class Hallucination(Task):
                 raise UserError(f"The data hold nothing to ask for {measure}.", "Take more of it, or another measure.")
         return self._asked[measure]
 
+    def small_pictures(self, measure: str, numbers: Sequence[int]) -> list[bytes]:
+        """Return small pictures of what is asked after, by its number, for the page."""
+        from vlsae.representations.thumbnails import thumbnails
+
+        rows = [self._prompts(measure)[number][0].row for number in numbers]
+        return thumbnails(self.data.images(rows)) if rows else []  # type: ignore[union-attr]
+
     @cached_property
     def words(self) -> dict[str, str]:
         """Word → object: of the user's file, else the objects' own names."""

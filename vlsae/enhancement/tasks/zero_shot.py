@@ -328,8 +328,9 @@ class ZeroShot(Task):
         return Table("classes", "By class", columns, rows, "Paired by image; p: McNemar's exact test, not corrected.")
 
     def _changes_table(self, setup: _Setup, before: np.ndarray, after: np.ndarray) -> Table:
-        ids, truth = setup.rows.ids, setup.truth[setup.scored]
-        rows = []
+        ids, truth, samples = setup.rows.ids, setup.truth[setup.scored], setup.rows.samples
+        small = samples.column("thumbnail") if "thumbnail" in samples.column_names else None
+        rows, pictures = [], []
         for kind, which in (
             ("mended", (before != truth) & (after == truth)),
             ("broken", (before == truth) & (after != truth)),
@@ -337,11 +338,12 @@ class ZeroShot(Task):
         ):
             for place in np.flatnonzero(which)[: self.examples]:
                 named = (setup.labels[number] for number in (truth[place], before[place], after[place]))
-                rows.append([kind, int(which.sum()), ids[setup.scored[place]], *named])
+                row = int(setup.scored[place])
+                rows.append([kind, int(which.sum()), ids[row], *named])
+                pictures.append(None if small is None else small[row].as_py())
         columns = ["change", "of", "image", "label", "before", "after"]
-        return Table(
-            "changes", "Answers that changed", columns, rows, "The first of each kind; all are in samples.jsonl."
-        )
+        text = "The first of each kind; all are in samples.jsonl." if rows else "No answer changed."
+        return Table("changes", "Answers that changed", columns, rows, text, pictures=pictures)
 
     def _curve(self, found: Mapping[str, _Scored]) -> Plot:
         series = [Series("concepts, rows α is chosen on", self.alphas, found[METHOD].chosen_curve)]
