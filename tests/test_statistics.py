@@ -10,12 +10,15 @@ from vlsae.statistics import (
     ResampledMeans,
     bootstrap,
     bootstrap_sums,
+    explained_interval,
     interval_of,
     jackknife,
     multinomial_weights,
     paired_bootstrap,
     permutation_p_value,
     share_interval,
+    t_interval,
+    wilson_bounds,
 )
 
 
@@ -131,6 +134,46 @@ def test_shares_at_their_ends_have_an_interval_and_unknown_errors_none():
     assert interval.low == pytest.approx(stats.binomtest(40, 40).proportion_ci(method="wilson").low, abs=0.01)
     assert interval.high == pytest.approx(1.0)
     assert np.isnan(share_interval(found._replace(standard_error=np.nan), 40, 40).low)
+
+
+def test_shared_noise_is_worth_as_many_draws_fewer():
+    found = bootstrap_sums(lambda m: m[..., 0], np.repeat([1.0, 0.0], [60, 40])[:, None], resamples=4000, seed=0)
+    wide = share_interval(found, 101, 100, shared=1.0)
+    expected = wilson_bounds(0.6, np.sqrt(2) * found.standard_error, 100, 100, 100)
+    assert (wide.low, wide.high) == pytest.approx(expected)
+    # Twice the variance: as many draws as half the rows would give.
+    half = share_interval(found._replace(standard_error=np.sqrt(0.24 / 50)), 101, 100)
+    assert wide.high - wide.low == pytest.approx(half.high - half.low, rel=0.03)
+
+
+def test_the_interval_of_a_share_explained_is_that_of_the_log_of_the_rest():
+    """Two sums of squares of 60 normal errors each."""
+    generator = np.random.default_rng(0)
+    inside = 0
+    for _ in range(1000):
+        left, whole = generator.normal(size=(2, 60)) ** 2 * [[0.2], [1.0]]
+        one = explained_interval(left, whole)
+        assert one.high < 1
+        assert (1 - one.low) * (1 - one.high) == pytest.approx((1 - one.estimate) ** 2)
+        inside += one.low <= 0.8 <= one.high
+    assert 0.93 <= inside / 1000 <= 0.97
+    wider = explained_interval(left, whole, shared=1.0)
+    width = [np.log((1 - each.low) / (1 - each.high)) for each in (one, wider)]
+    assert width[1] == pytest.approx(np.sqrt(2) * width[0])
+
+
+def test_what_is_explained_in_full_has_no_width_and_a_single_group_no_interval():
+    one = explained_interval(np.zeros(20), np.ones(20))
+    assert (one.estimate, one.low, one.high) == (1.0, 1.0, 1.0)
+    alone = explained_interval([0.5], [1.0])
+    assert alone.estimate == 0.5
+    assert np.isnan([alone.low, alone.high]).all()
+
+
+def test_an_interval_by_t():
+    one = t_interval(2.0, 0.5, 9)
+    assert one.high - 2 == pytest.approx(stats.t.ppf(0.975, 9) * 0.5)
+    assert one.low + one.high == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("size", [1, 5])

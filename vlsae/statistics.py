@@ -132,15 +132,45 @@ def interval_of(estimate: Any, replicates: np.ndarray, level: float = 0.95) -> I
     return Interval(_plain(estimate), _plain(error), _plain(low), _plain(high), replicates)
 
 
-def share_interval(found: Interval, groups: int, rows: int, level: float = 0.95) -> Interval:
+def share_interval(found: Interval, groups: int, rows: Any, level: float = 0.95, shared: Any = 0.0) -> Interval:
     """Return ``found`` with Wilson's (1927) interval for shares of 0…1, such as accuracies, in place of its ends.
 
     The error of the estimate says how many independent draws its ``rows`` are worth, p(1 - p)/error², at most as many
     as they are; t(groups - 1) stands for the normal quantile (Korn and Graubard, 1998). Near 0 and 1, and where rows
-    are few, it covers better than quantiles of resamples, which have no ends beyond what was seen.
+    are few, it covers better than quantiles of resamples, which have no ends beyond what was seen. ``shared`` is what
+    dependence that resampling does not see adds to the variance, as a share of it.
     """
-    low, high = wilson_bounds(found.estimate, found.standard_error, max(1, groups - 1), rows, groups, level)
-    return found._replace(low=low, high=high)
+    error = np.asarray(found.standard_error) * np.sqrt(1 + np.asarray(shared))
+    low, high = wilson_bounds(found.estimate, error, max(1, groups - 1), rows, groups, level)
+    return found._replace(standard_error=_plain(error), low=low, high=high)
+
+
+def explained_interval(left: Any, whole: Any, level: float = 0.95, shared: float = 0.0) -> Interval:
+    """Return R² = 1 - Σ left / Σ whole of sums of squares by group ``(G,)``, its interval symmetric on log(1 - R²).
+
+    The log of a ratio of sums of squares is nearer to normal than R². Its error is the jackknife's over groups, widened
+    by ``shared`` as in :func:`share_interval`; t has Satterthwaite's (1946) degrees of freedom, which are few where few
+    groups make up the error. Where nothing is left unexplained there is no width; NaN for fewer than two groups.
+    """
+    from scipy import stats
+
+    _check_level(level)
+    left, whole = np.asarray(left, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    groups, unknown = len(left), float("nan")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = float(left.sum() / whole.sum())
+        without = (left.sum() - left) / (whole.sum() - whole)
+        if groups < 2:
+            return Interval(1 - ratio, unknown, unknown, unknown, 1 - without)
+        moved = np.log(without) - np.log(without).mean()
+        error = float(np.sqrt((groups - 1) / groups * (moved**2).sum() * (1 + shared)))
+        if ratio == 0 or error == 0:
+            return Interval(1 - ratio, 0.0, 1 - ratio, 1 - ratio, 1 - without)
+        kurtosis = (moved**4).mean() / (moved**2).mean() ** 2
+        # Twice the squared mean of a variance over its own variance; of normal parts G - 1.
+        freedom = np.clip(2 * groups / (kurtosis - (groups - 3) / (groups - 1)), 1, groups - 1)
+        wide = float(np.exp(stats.t.ppf((1 + level) / 2, freedom) * error))
+    return Interval(1 - ratio, ratio * error, 1 - ratio * wide, 1 - ratio / wide, 1 - without)
 
 
 def wilson_bounds(
@@ -165,6 +195,16 @@ def wilson_bounds(
     half = t / (1 + t**2 / draws) * np.sqrt(variance / draws + t**2 / (4 * draws**2))
     low, high = (np.clip(end, 0.0, 1.0) for end in (middle - half, middle + half))
     return _plain(low), _plain(high)
+
+
+def t_interval(estimate: Any, error: Any, freedom: int, level: float = 0.95) -> Interval:
+    """Return ``estimate ± t(freedom) · error``."""
+    from scipy import stats
+
+    _check_level(level)
+    half = stats.t.ppf((1 + level) / 2, max(1, freedom)) * np.asarray(error, dtype=np.float64)
+    estimate = np.asarray(estimate, dtype=np.float64)
+    return Interval(_plain(estimate), _plain(error), _plain(estimate - half), _plain(estimate + half), np.empty(0))
 
 
 def jackknife(statistic: Statistic, blocks: Any, level: float = 0.95) -> Interval:

@@ -17,6 +17,7 @@ from vlsae.errors import UserError
 from vlsae.models.sites import layers_of
 from vlsae.probes.base import Probe, Representations
 from vlsae.probes.depth_curves import POINTS, DepthCurves, depth_curves
+from vlsae.probes.fold_noise import noise_of
 from vlsae.probes.folds import grouped_folds, lacking
 from vlsae.probes.linear import PENALTIES, Penalty
 from vlsae.probes.nested import nested
@@ -157,19 +158,23 @@ class ConceptDepth(Probe):
         rows = np.flatnonzero(wanted[owner])
         y, groups = task.target.values[owner[rows]], targets.groups[owner[rows]]
         folds = self._folds(groups, seed)
-        columns = []
+        columns, noise = [], []
         for site in sites:
             x = representations.rows(site).read()[rows].numpy().astype(np.float64)
             if self.reference:
                 columns.append(_reference_scores(x, y, folds))
             else:
-                columns.append(nested(x, y[:, None], folds, self.penalties, 2)[0].scores[:, 0])
+                one = nested(x, y[:, None], folds, self.penalties, 2)[0]
+                columns.append(one.scores[:, 0])
+                noise.append(noise_of(one, y, folds).mean())
         scores = np.stack(columns, axis=1)
         if self.reference:
             tested = folds == 1
             scores, y, groups, folds = scores[tested], y[tested], groups[tested], folds[tested]
         settings = {"jump_ratio": self.jump_ratio, "tolerance": self.tolerance, "resamples": self.resamples}
-        return depth_curves(sites, scores, y, folds, groups, seed=seed, **settings)  # type: ignore[arg-type]
+        # One fit scores all rows of the reference's split, so they share none of its noise.
+        shared = np.array(noise or 0.0)
+        return depth_curves(sites, scores, y, folds, groups, shared, seed=seed, **settings)  # type: ignore[arg-type]
 
     def _folds(self, groups: np.ndarray, seed: int) -> np.ndarray:
         if not self.reference:

@@ -37,6 +37,7 @@ def depth_curves(
     y: np.ndarray,
     folds: np.ndarray,
     groups: np.ndarray,
+    noise: np.ndarray | float = 0.0,
     *,
     jump_ratio: float,
     tolerance: float,
@@ -46,6 +47,7 @@ def depth_curves(
     """Return curves and points of out-of-fold ``scores (n, d)`` for ``y (n,)`` 0 or 1, groups resampled whole.
 
     Layers share each resample, so that differences along the curve, and so its points, have their own spread.
+    ``noise (d,)`` is the share of the scores' variance that is noise of the fits: intervals of scores are wider by it.
     """
     d = scores.shape[1]
     hits = ((scores > 0) == (y == 1)[:, None]).astype(np.float64)
@@ -65,11 +67,22 @@ def depth_curves(
 
     found = bootstrap_sums(curves, sums, resamples=resamples, seed=seed)
     accuracy, f1, auroc = (_part(found, slice(start, start + d)) for start in (0, d, 2 * d))
-    accuracy, auroc = (share_interval(one, len(sums), len(y)) for one in (accuracy, auroc))
+    accuracy, auroc = (share_interval(one, len(sums), len(y), shared=noise) for one in (accuracy, auroc))
+    counted = len(y) - (hits * (y == 0)[:, None]).sum(axis=0)
+    f1 = _f1_interval(f1, len(sums), counted, noise)
     majority = float(max(y.mean(), 1 - y.mean()))
     gated = float(gated_jump(hits.T, majority, jump_ratio).jump) if 0 < majority < 1 and d > 1 else float("nan")
     points = _points(accuracy, majority, jump_ratio, tolerance)
     return DepthCurves(layers, accuracy, f1, auroc, majority, gated, points, len(y))
+
+
+def _f1_interval(found: Interval, groups: int, rows: np.ndarray, noise: np.ndarray | float) -> Interval:
+    """Return F1 with the interval of Jaccard's index J = F1/(2 - F1), which is a share of the ``rows (d,)`` that count:
+    all but those that are rightly told to be of class 0."""
+    estimate, drawn = (np.asarray(one) / (2 - np.asarray(one)) for one in (found.estimate, found.replicates))
+    index = share_interval(interval_of(estimate, drawn), groups, rows, shared=noise)
+    low, high = (2 * np.asarray(end) / (1 + np.asarray(end)) for end in (index.low, index.high))
+    return found._replace(low=low, high=high)
 
 
 def onset(accuracy: np.ndarray, majority: float) -> np.ndarray:

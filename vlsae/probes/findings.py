@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from vlsae.probes.base import Measured
+from vlsae.probes.fold_noise import noise_of
 from vlsae.probes.nested import Nested
-from vlsae.probes.scores import auroc_parts, grouped_means, grouped_shares
+from vlsae.probes.scores import auroc_parts, resampled_means
 from vlsae.probes.targets import Target
 from vlsae.result import HeatMap, Measure, Plot, Series, Table
-from vlsae.statistics import share_interval
+from vlsae.statistics import Interval, explained_interval, interval_of, share_interval, t_interval
 
 DIRECTIONS = "directions"
 
@@ -52,19 +53,29 @@ class Finding:
     @cached_property
     def parts(self) -> np.ndarray:
         """Each row's part in the score ``(n,)``: 1 for a hit; of R², 1 less its error over the mean one of the mean."""
-        return _parts(self.target, self.fit, self.y, self.folds)
+        if self.target.kind != "number":
+            return _hits(self.fit, self.y)
+        return np.asarray(1 - _errors(self.fit, self.y) / self.alone.mean())
+
+    @cached_property
+    def alone(self) -> np.ndarray:
+        """Each number's squared distance from the mean of the other folds ``(n,)``."""
+        return _alone(self.y, self.folds)
 
     @cached_property
     def baseline(self) -> np.ndarray:
         """Each row's part in the score of the commonest class, or the mean, of the other folds ``(n,)``."""
-        found = np.empty(len(self.y))
-        for fold in np.unique(self.folds):
-            held = self.folds == fold
-            if self.target.kind == "number":
-                found[held] = 0.0
-            else:
+        found = np.zeros(len(self.y))
+        if self.target.kind != "number":
+            for fold in np.unique(self.folds):
+                held = self.folds == fold
                 found[held] = self.y[held] == np.bincount(self.y[~held].astype(int)).argmax()
         return found
+
+    @cached_property
+    def noise(self) -> np.ndarray:
+        """The share of each fold's scores that is noise of its fit, ``(K,)``."""
+        return noise_of(self.fit, self.y, self.folds, numbers=self.target.kind == "number")
 
     @property
     def stability(self) -> float:
@@ -81,7 +92,7 @@ def result_of(
     findings: Sequence[Finding], targets: Sequence[Target], notes: Sequence[str], *, resamples: int, seed: int
 ) -> Measured:
     """Return the findings as numbers, tables, figures and directions."""
-    rows = [_row(one, resamples, seed) for one in findings]
+    rows = list(_rows(findings, resamples, seed))
     metrics: dict[str, Measure] = {}
     best = {}
     for target in targets:
@@ -125,47 +136,114 @@ def best_site(findings: Sequence[Finding], resamples: int, seed: int) -> tuple[M
         streams.setdefault(one.site.split(".")[0], []).append(one)
     # Sites of one stream share rows; of several streams, the one whose mean score is best on the other folds.
     folds = np.unique(findings[0].folds)
-    parts, groups = [], []
-    for fold in folds:
+    columns, groups, noise = [], [], []
+    for place, fold in enumerate(folds):
         means = [np.nanmean(one.parts[one.folds != fold]) for one in findings]
         chosen = findings[int(np.argmax(means))]
         held = chosen.folds == fold
-        parts.append(chosen.parts[held])
+        columns.append(_of_score(chosen)[held])
         groups.append(chosen.groups[held])
-    interval = grouped_means if findings[0].target.kind == "number" else grouped_shares
-    found = interval(np.concatenate(parts)[:, None], np.concatenate(groups), resamples=resamples, seed=seed)
+        noise.append(chosen.noise[place])
+    every, together = np.concatenate(columns), np.concatenate(groups)
+    drawn = resampled_means(every, together, resamples=resamples, seed=seed)[1]
+    found = _score(findings[0].target, every, together, drawn, float(np.mean(noise)))
     overall = findings[int(np.argmax([np.nanmean(one.parts) for one in findings]))].site
-    return _measure(found, 0), overall
+    return Measure(float(found.estimate), "share", float(found.low), float(found.high)), overall
 
 
-def _parts(target: Target, fit: Nested, y: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    if target.kind == "number":
-        errors = (fit.scores[:, 0] - y) ** 2
-        alone = np.empty(len(y))
-        for fold in np.unique(folds):
-            held = folds == fold
-            alone[held] = (y[held] - y[~held].mean()) ** 2
-        return np.asarray(1 - errors / alone.mean())
-    if target.kind == "binary":
+def _hits(fit: Nested, y: np.ndarray) -> np.ndarray:
+    """Return 1 for each row whose class is told right, ``(n,)``."""
+    if fit.scores.shape[1] == 1:
         return np.asarray((fit.scores[:, 0] > 0) == (y == 1), dtype=np.float64)
     return np.asarray(fit.scores.argmax(axis=1) == y, dtype=np.float64)
 
 
-def _row(one: Finding, resamples: int, seed: int) -> dict[str, Any]:
-    columns = [one.parts, one.baseline]
+def _errors(fit: Nested, y: np.ndarray) -> np.ndarray:
+    return np.asarray((fit.scores[:, 0] - y) ** 2)
+
+
+def _alone(y: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    found = np.empty(len(y))
+    for fold in np.unique(folds):
+        held = folds == fold
+        found[held] = (y[held] - y[~held].mean()) ** 2
+    return found
+
+
+def _of_score(one: Finding) -> np.ndarray:
+    """Return what each row brings into the score: a hit ``(n, 1)``; of a number its squared error and distance from
+    the mean ``(n, 2)``."""
+    if one.target.kind == "number":
+        return np.stack([_errors(one.fit, one.y), one.alone], axis=1)
+    return one.parts[:, None]
+
+
+def _columns(one: Finding) -> np.ndarray:
+    """Return what each row brings into the numbers ``(n, q)``: hit, baseline's, control's, AUROC's part; of a number
+    its squared error and distance from the mean, the same of the control."""
+    columns = list(_of_score(one).T)
+    if one.target.kind == "number":
+        if one.control is not None:
+            columns += [_errors(*one.control), _alone(one.control[1], one.folds)]
+        return np.stack(columns, axis=1)
+    columns.append(one.baseline)
     if one.control is not None:
-        control = _parts(one.target, one.control[0], one.control[1], one.folds)
-        columns += [control, one.parts - control]
+        columns.append(_hits(*one.control))
+    if one.target.kind == "binary":
+        columns.append(auroc_parts(one.fit.scores[:, 0], one.y, one.folds)[1])
+    return np.stack(columns, axis=1)
+
+
+def _score(one: Target, columns: np.ndarray, groups: np.ndarray, drawn: np.ndarray, noise: float) -> Interval:
+    """Return accuracy, or R², with its interval, of what rows bring into it and its resampled means ``(B, …)``."""
+    numbers = np.unique(groups, return_inverse=True)[1]
+    if one.kind == "number":
+        left, whole = (np.bincount(numbers, column) for column in columns.T)
+        return explained_interval(left, whole, shared=noise)
+    found = interval_of(columns[:, 0].mean(), drawn[:, 0])
+    return share_interval(found, numbers.max() + 1, len(groups), shared=noise)
+
+
+def _selectivity(one: Finding, means: np.ndarray, drawn: np.ndarray, noise: float) -> Interval:
+    """Return the score less the control's, which is taken for noise alone, with its interval by t."""
+    if one.target.kind == "number":
+        means, drawn = (
+            1 - np.stack([each[..., 0] / each[..., 1], each[..., 2] / each[..., 3]], axis=-1) for each in (means, drawn)
+        )
+    else:
+        means, drawn = means[[0, 2]], drawn[:, [0, 2]]
+    spread = np.nanvar(drawn, axis=0, ddof=1)
+    error = np.sqrt(np.nanvar(drawn[:, 0] - drawn[:, 1], ddof=1) + noise * spread[0] + spread[1])
+    return t_interval(means[0] - means[1], error, len(np.unique(one.groups)) - 1)
+
+
+def _rows(findings: Sequence[Finding], resamples: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield each finding's numbers; findings of one site and the same rows share their resamples."""
+    places: dict[tuple[str, bytes], list[int]] = {}
+    for place, one in enumerate(findings):
+        places.setdefault((one.site, one.rows.tobytes()), []).append(place)
+    found: dict[int, dict[str, Any]] = {}
+    for own in places.values():
+        columns = [_columns(findings[place]) for place in own]
+        ends = np.cumsum([part.shape[1] for part in columns])[:-1]
+        means, drawn = resampled_means(
+            np.concatenate(columns, axis=1), findings[own[0]].groups, resamples=resamples, seed=seed
+        )
+        for place, mean, draws in zip(own, np.split(means, ends), np.split(drawn, ends, axis=1)):
+            found[place] = _row(findings[place], mean, draws)
+    yield from (found[place] for place in range(len(findings)))
+
+
+def _row(one: Finding, means: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+    noise = float(one.noise.mean())
+    score = _score(one.target, _of_score(one), one.groups, drawn, noise)
+    number = one.target.kind == "number"
+    selective = None if one.control is None else _selectivity(one, means, drawn, noise)
+    control = None if selective is None else float(score.estimate - selective.estimate)
     auroc = None
     if one.target.kind == "binary":
-        parts = auroc_parts(one.fit.scores[:, 0], one.y, one.folds)[1]
-        auroc = len(columns)
-        columns.append(parts)
-    found = grouped_means(np.stack(columns, axis=1), one.groups, resamples=resamples, seed=seed)
-    value = np.atleast_1d(found.estimate)
-    share = share_interval(found, len(np.unique(one.groups)), len(one.y))
-    score = found if one.target.kind == "number" else share
-    selective = one.control is not None
+        count = len(np.unique(one.groups))
+        auroc = share_interval(interval_of(means[-1], drawn[:, -1]), count, len(one.y), shared=noise)
     n_classes = len(one.target.classes)
     uniform = len(one.y) * np.log2(n_classes) if n_classes else None
     return {
@@ -174,17 +252,18 @@ def _row(one: Finding, resamples: int, seed: int) -> dict[str, Any]:
         "type": one.target.kind,
         "rows": len(one.y),
         "score_name": one.measured,
-        "score": float(value[0]),
-        "low": float(score.low[0]),
-        "high": float(score.high[0]),
-        "majority": float(value[1]),
-        "control": float(value[2]) if selective else None,
-        "selectivity": float(value[3]) if selective else None,
-        "selectivity_low": float(found.low[3]) if selective else None,
-        "selectivity_high": float(found.high[3]) if selective else None,
-        "auroc": None if auroc is None else _clipped(value[auroc]),
-        "auroc_low": None if auroc is None else float(share.low[auroc]),
-        "auroc_high": None if auroc is None else float(share.high[auroc]),
+        "score": float(score.estimate),
+        "low": float(score.low),
+        "high": float(score.high),
+        "majority": 0.0 if number else float(means[1]),
+        "control": control,
+        "selectivity": None if selective is None else float(selective.estimate),
+        "selectivity_low": None if selective is None else float(selective.low),
+        "selectivity_high": None if selective is None else float(selective.high),
+        "auroc": None if auroc is None else _clipped(auroc.estimate),
+        "auroc_low": None if auroc is None else float(auroc.low),
+        "auroc_high": None if auroc is None else float(auroc.high),
+        "noise": noise,
         "loss": float(one.fit.loss.mean()),
         "code_bits": None if np.isnan(one.bits) else one.bits,
         "compression": None if np.isnan(one.bits) or uniform is None else float(uniform / one.bits),
@@ -232,18 +311,14 @@ def _map(rows: Sequence[dict[str, Any]], targets: Sequence[Target]) -> HeatMap:
     return HeatMap("above_majority", "Score above the commonest class", "site", "target", sites, names, values, MAP)
 
 
-def _measure(found: Any, place: int) -> Measure:
-    value, low, high = (float(np.atleast_1d(part)[place]) for part in (found.estimate, found.low, found.high))
-    return Measure(value, "share", low, high)
-
-
 def _clipped(value: float) -> float:
     return float(np.clip(value, 0.0, 1.0))
 
 
 EXPLAINED = (
     "Scores are out of fold, with 95 % intervals over groups of rows; a fold's penalty is chosen without it. "
-    "Control: labels drawn by token or group. Code bits: the online code; compression: over log2 C bits a row."
+    "Control: labels drawn by token or group. Noise: the share of the scores' variance that is noise of the fits, by "
+    "which intervals are wider. Code bits: the online code; compression: over log2 C bits a row."
 )
 BEST = (
     "Best: each fold is scored by the site that is best on the other folds, so that choosing among many sites is not "

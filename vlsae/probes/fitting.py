@@ -158,18 +158,20 @@ class Design:
         return np.concatenate([slopes, coefficients[..., -1:] - (slopes @ self.center)[..., None]], axis=-1)
 
 
-def fit(design: Design, y: np.ndarray, problems: Sequence[Problem], classes: int = 0) -> np.ndarray:
+def fit(
+    design: Design, y: np.ndarray, problems: Sequence[Problem], classes: int = 0, *, rough: bool = False
+) -> np.ndarray:
     """Return coefficients ``(P, C, d + 1)`` on ``design.x``, intercept last.
 
     ``y (n, T)``, in the order of the rows as they came: numbers where ``classes`` is 0, 0 and 1 where it is 2, class
-    numbers otherwise.
+    numbers otherwise. ``rough`` ends in single precision, which tells losses apart at half the cost.
     """
     y = np.asarray(y, dtype=np.float64)[design.order]
     if design.wide:
-        return _fit_wide(design, y, problems, classes)
+        return _fit_wide(design, y, problems, classes, rough)
     if classes == 0:
         return _ridge(design, y, problems)
-    return _logistic(design, y, problems, classes)
+    return _logistic(design, y, problems, classes, rough)
 
 
 def scores(design: Design, coefficients: np.ndarray, fold: int) -> np.ndarray:
@@ -208,7 +210,7 @@ def _by_set(problems: Sequence[Problem]) -> dict[tuple[int, ...], list[int]]:
     return places
 
 
-def _logistic(design: Design, y: np.ndarray, problems: Sequence[Problem], classes: int) -> np.ndarray:
+def _logistic(design: Design, y: np.ndarray, problems: Sequence[Problem], classes: int, rough: bool) -> np.ndarray:
     """Fit in the space of the columns, as many problems at once as fit into memory."""
     c = 1 if classes == 2 else classes
     found = np.empty((len(problems), c, design.d + 1))
@@ -223,10 +225,11 @@ def _logistic(design: Design, y: np.ndarray, problems: Sequence[Problem], classe
         x, weights = (with_one, weights) if used.all() else (with_one[used], weights[:, used])
         targets = np.ascontiguousarray(y[used].T[[one.target for one in own]])
         penalty = np.stack([np.append(design.penalties(one), 0.0) for one in own])
-        solution, converged = _minimize(design, x, targets, weights, penalty, [one.penalty for one in own], c)
+        solution, converged = _minimize(design, x, targets, weights, penalty, [one.penalty for one in own], c, rough)
         found[places] = solution
         missed += int((~converged).sum())
-    if missed:
+    # A rough fit whose last digits are lost in single precision tells losses apart all the same.
+    if missed and not rough:
         words = f"{missed} of {len(problems)} fits have not converged."
         warnings.warn(f"{words} Larger penalties would mend it.", VlsaeWarning, stacklevel=3)
     return found
@@ -252,6 +255,7 @@ def _minimize(
     penalty: np.ndarray,
     levels: Sequence[float],
     c: int,
+    rough: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients ``(q, C, d + 1)`` and which have converged, preconditioned by the directions of all rows."""
     by_problem, share = np.asarray(levels), len(x) / design.n
@@ -264,14 +268,16 @@ def _minimize(
     masks = None if (weights == 1).all() else weights
     start = None
     # In single precision a step costs half; where it ends, few steps in double are left.
-    if c > 1 and x.size >= ROUGH_FROM:
+    if rough or (c > 1 and x.size >= ROUGH_FROM):
         half = None if masks is None else masks.astype(np.float32)
         single = (x.astype(np.float32), y.astype(np.float32), half, penalty.astype(np.float32))
-        start, _ = minimize(*single, precondition, **settings)
+        start, converged = minimize(*single, precondition, **settings)
+        if rough:
+            return start, converged
     return minimize(x, y, masks, penalty, precondition, **settings, start=start)
 
 
-def _fit_wide(design: Design, y: np.ndarray, problems: Sequence[Problem], classes: int) -> np.ndarray:
+def _fit_wide(design: Design, y: np.ndarray, problems: Sequence[Problem], classes: int, rough: bool) -> np.ndarray:
     """Fit in the space of the rows, which holds the solution: K = XXᵀ = LLᵀ, and L has the rows' inner products."""
     c = 1 if classes in (0, 2) else classes
     found = np.empty((len(problems), c, design.d + 1))
@@ -283,7 +289,7 @@ def _fit_wide(design: Design, y: np.ndarray, problems: Sequence[Problem], classe
         kernel[np.diag_indices(design.n)] += JITTER * max(np.trace(kernel) / design.n, np.finfo(float).tiny)
         lower = np.linalg.cholesky(kernel)
         inner = Design(lower, np.repeat(np.arange(len(design.slices)), design.counts), scale=False)
-        own = fit(inner, y, [problems[place] for place in places], classes)
+        own = fit(inner, y, [problems[place] for place in places], classes, rough=rough)
         own = inner.raw(own)
         slopes = solve_triangular(lower, own[..., :-1].reshape(-1, design.n).T, lower=True, trans="T")
         slopes = (x.T @ slopes / unit[:, None]).T.reshape(len(places), c, design.d)

@@ -20,12 +20,14 @@ AT_ONCE = 1 << 28
 class Nested(NamedTuple):
     """One target's fits. ``scores (n, C)`` are each row's by the fit without its fold; ``loss (n,)`` its log-loss in
     nats, or half its squared error. ``coefficients (K + 1, C, d + 1)`` on the rows as they came, intercept last: each
-    without a fold, the last with all rows; ``penalties (K + 1,)`` theirs."""
+    without a fold, the last with all rows; ``penalties (K + 1,)`` theirs. ``fewer (K - 1, n, C)`` are each row's scores
+    by the fits that lack another fold too, None where the penalty was not chosen here."""
 
     scores: np.ndarray
     loss: np.ndarray
     coefficients: np.ndarray
     penalties: np.ndarray
+    fewer: np.ndarray | None = None
 
 
 def nested(
@@ -44,8 +46,9 @@ def nested(
     found: list[Nested] = []
     for first in range(0, y.shape[1], block):
         own = y[:, first : first + block]
-        chosen = _choose(design, own, pairs, levels, classes)
-        found += _score(design, own, chosen, classes)
+        chosen, fewer = _choose(design, own, pairs, levels, classes)
+        scored = _score(design, own, chosen, classes)
+        found += [one._replace(fewer=fewer[:, :, place]) for place, one in enumerate(scored)]
     return found
 
 
@@ -69,11 +72,12 @@ def losses(found: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
 
 def _choose(
     design: Design, y: np.ndarray, pairs: list[tuple[int, int]], levels: list[float], classes: int
-) -> np.ndarray:
-    """Return the penalty ``(K + 1, T)`` of the fit that scores each fold, and of the one on all rows."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the penalty ``(K + 1, T)`` of the fit that scores each fold, and of the one on all rows; and the scores
+    ``(K - 1, n, T, C)`` of each fold's rows at its penalty by the fits that lack another fold too."""
     n_targets, n_folds = y.shape[1], len(design.slices)
     problems = [Problem(target, pair, level) for pair in pairs for level in levels for target in range(n_targets)]
-    coefficients = fit(design, y, problems, classes)
+    coefficients = fit(design, y, problems, classes, rough=True)
     by_pair = coefficients.reshape(len(pairs), len(levels) * n_targets, *coefficients.shape[1:])
     total = np.zeros((n_folds + 1, len(levels), n_targets))
     for own, (j, k) in zip(by_pair, pairs):
@@ -83,7 +87,14 @@ def _choose(
             total[scored] += summed
             total[n_folds] += summed
     # Levels descend, so that the first of equals is the largest.
-    return np.asarray(levels)[np.nanargmin(total, axis=1)]
+    best = np.nanargmin(total, axis=1)
+    fewer = np.empty((n_folds - 1, design.n, n_targets, coefficients.shape[1]))
+    for own, (j, k) in zip(by_pair, pairs):
+        each = own.reshape(len(levels), n_targets, *coefficients.shape[1:])
+        for scored, other in ((j, k), (k, j)):
+            chosen = each[best[scored], np.arange(n_targets)]
+            fewer[other - (other > scored), design.rows(scored)] = scores(design, chosen, scored)
+    return np.asarray(levels)[best], fewer
 
 
 def _score(design: Design, y: np.ndarray, chosen: np.ndarray, classes: int) -> list[Nested]:

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlsae.statistics import Interval, bootstrap_sums, share_interval
+from vlsae.statistics import Interval, interval_of, multinomial_weights, share_interval
 
 
-def grouped_means(columns: np.ndarray, groups: np.ndarray, *, resamples: int, seed: int) -> Interval:
-    """Return the means ``(T,)`` of ``columns (n, T)`` with percentile intervals over whole groups ``(n,)``.
+def resampled_means(
+    columns: np.ndarray, groups: np.ndarray, *, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means ``(T,)`` of ``columns (n, T)``, and those ``(B, T)`` of resamples of whole groups ``(n,)``.
 
-    Rows that are NaN count for nothing; each column's groups are resampled together, so that columns can be compared.
+    Rows that are NaN count for nothing; all columns share a resample, so that they can be compared.
     """
     numbers = np.unique(groups, return_inverse=True)[1]
     held = np.isfinite(columns)
-    size, t = numbers.max() + 1, columns.shape[1]
-    sums = np.zeros((size, 2 * t))
-    np.add.at(sums, numbers, np.concatenate([np.where(held, columns, 0.0), held], axis=1))
+    partly = ~held.all(axis=0)
+    parts = [np.where(held, columns, 0.0), np.ones((len(columns), 1)), held[:, partly]]
+    sums = np.zeros((numbers.max() + 1, columns.shape[1] + 1 + int(partly.sum())))
+    np.add.at(sums, numbers, np.concatenate(parts, axis=1))
+    drawn = np.concatenate(
+        [sums.sum(axis=0)[None], *(w @ sums for w in multinomial_weights(len(sums), resamples, seed))]
+    )
+    t = columns.shape[1]
+    rows = np.repeat(drawn[:, t : t + 1], t, axis=1)
+    rows[:, partly] = drawn[:, t + 1 :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = drawn[:, :t] / rows
+    return means[0], means[1:]
 
-    def ratio(means: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(means[..., :t] / means[..., t:])
 
-    return bootstrap_sums(ratio, sums, resamples=resamples, seed=seed)
+def grouped_means(columns: np.ndarray, groups: np.ndarray, *, resamples: int, seed: int) -> Interval:
+    """Return :func:`resampled_means` with percentile intervals."""
+    return interval_of(*resampled_means(columns, groups, resamples=resamples, seed=seed))
 
 
 def grouped_shares(columns: np.ndarray, groups: np.ndarray, *, resamples: int, seed: int) -> Interval:
