@@ -18,7 +18,7 @@ from vlsae.datasets.object_questions import SETTINGS, ask
 from vlsae.enhancement import chair_mentions, chair_scores, pope_scores
 from vlsae.enhancement.answer_files import read_answers, read_synonyms
 from vlsae.enhancement.chair_results import chair_columns, chair_resampled
-from vlsae.enhancement.pope_results import pope_columns, pope_resampled
+from vlsae.enhancement.pope_results import pope_columns, pope_resampled, unparsed_words
 from vlsae.enhancement.resampled import Resampled, gain
 from vlsae.errors import MissingFile, UserError
 from vlsae.result import Measure
@@ -56,6 +56,10 @@ def test_figures_are_those_of_the_scores(parser):
             assert measure.value == pytest.approx(expected[name])
             assert measure.low <= measure.value <= measure.high
     assert found.measures["unparsed/mean"].value == pytest.approx(2 / 6)
+    said = unparsed_words({"a": found, "b": found}, parser)
+    assert len(said) == 1
+    assert said[0].endswith("33.3 % of a, 33.3 % of b.")
+    assert ("as misses where the label is yes" in said[0]) == (parser == "word")
     assert found.by_seed["f1/random"] == pytest.approx([0.4, 0.4])
 
 

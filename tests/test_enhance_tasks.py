@@ -583,6 +583,18 @@ def test_percentile_counts_ties_half():
     assert percentile(2.0, np.array([])) is None
 
 
+def test_an_image_that_is_none_is_refused_before_anything_is_made(tmp_path):
+    (tmp_path / "cat.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"cat\.png: unreadable image"):
+        Explain.check({"image": str(tmp_path / "cat.png"), "text": "a cat"})
+
+
+def test_no_more_than_all_of_a_concept_is_taken_out():
+    assert Steering(action="remove", strength=3.0).strengths == [0.0, 0.5, 1.0]
+    assert Steering(action="swap", other=3, strengths=[0.2]).strengths == [0.0, 0.2, 1.0]
+    assert Steering(strengths=[2.0]).strengths == [0.0, 1.0, 2.0]
+
+
 def test_wrong_pairs_are_named(tmp_path):
     picture = tmp_path / "cat.png"
     Image.new("RGB", (8, 8)).save(picture)

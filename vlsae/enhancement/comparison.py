@@ -11,8 +11,8 @@ from vlsae.result import Measure, Result, Table
 from vlsae.statistics import interval_of, mcnemar, paired_bootstrap
 
 COLUMNS = (
-    "measure", "unit", "before", "before low", "before high", "after", "after low", "after high",
-    "difference", "difference low", "difference high", "p (bootstrap)", "p (McNemar)",
+    "measure", "before", "before low", "before high", "after", "after low", "after high",
+    "difference", "difference low", "difference high", "p (bootstrap)", "p (McNemar)", "unit",
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def compare(before: Result, after: Result, *, seed: int = 0, resamples: int = 10
         metrics |= {f"before/{name}": one, f"after/{name}": two, f"difference/{name}": found["measure"]}
         numbers = (one.value, one.low, one.high, two.value, two.low, two.high)
         difference = (found["measure"].value, found["measure"].low, found["measure"].high)
-        rows.append([name, one.unit, *numbers, *difference, found["bootstrap"], found["mcnemar"]])
+        rows.append([name, *numbers, *difference, found["bootstrap"], found["mcnemar"], one.unit])
     for result in (before, after):
         metrics |= {name: value for name, value in result.metrics.items() if name not in shared}
     table = Table("before_after", "Before and after", COLUMNS, rows, _DESCRIPTION, shown=True)

@@ -107,6 +107,18 @@ def pope_short_table(found: Mapping[str, Resampled], settings: Sequence[str], co
     return Table("pope_f1", "POPE: F1 by method", columns, rows, "All figures: table pope.", shown=True)
 
 
+def unparsed_words(found: Mapping[str, Resampled], parser: str) -> list[str]:
+    """Return a sentence where answers of a method say neither yes nor no, none where all say either."""
+    shares = {method: one.measures[f"unparsed/{ALL}"].value or 0.0 for method, one in found.items()}
+    some = [f"{100 * value:.1f} % of {method}" for method, value in shares.items() if value > 0]
+    if not some:
+        return []
+    counted = "as the published code counts them"
+    if parser == "word":
+        counted = "as misses where the label is yes, where it is no as neither right nor an alarm"
+    return [f"POPE: answers that say neither yes nor no, counted {counted}: {', '.join(some)}."]
+
+
 def pope_plot(found: Mapping[str, Resampled], settings: Sequence[str]) -> Plot:
     """Return F1 by method, with a group of bars for each setting."""
     methods = list(found)

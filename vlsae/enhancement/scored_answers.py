@@ -10,6 +10,7 @@ from vlsae.enhancement.answer_files import Answers, read_answers
 from vlsae.enhancement.hallucination_report import tables_and_plots
 from vlsae.enhancement.measures import RANKED, measured
 from vlsae.enhancement.object_prompts import object_words
+from vlsae.enhancement.pope_results import unparsed_words
 from vlsae.errors import UserError
 from vlsae.result import Measure, Result, Table
 
@@ -27,6 +28,7 @@ def scored_answers(path: str, truth: str | None, synonyms: str | None, data: Any
     tables: list[Table] = []
     plots: list[Any] = []
     headline: list[str] = []
+    notes: list[str] = []
     for one in read_answers(path, truth):
         check_words(one, path, truth, synonyms)
         words = {} if one.measure == "pope" else object_words(data, synonyms)
@@ -39,12 +41,13 @@ def scored_answers(path: str, truth: str | None, synonyms: str | None, data: Any
         shown, drawn = tables_and_plots(one.measure, found, settings, {})
         tables += shown
         plots += drawn
+        notes += unparsed_words(found, parser) if one.measure == "pope" else []
         endings = {group: "" if len(found) == 1 else f"/{group}" for group in found}
         for group, each in found.items():
             metrics |= {name + endings[group]: value for name, value in each.measures.items()}
         headline += [RANKED[one.measure][0] + endings[group] for group in found]
     metrics["scoring_time"] = Measure(time.perf_counter() - start, "seconds")
-    return Result(metrics, tables, plots, (), headline)
+    return Result(metrics, tables, plots, notes, headline)
 
 
 def check_words(answers: Answers, path: str, truth: str | None, synonyms: str | None) -> None:

@@ -86,7 +86,8 @@ class Explain(Task):
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:
         """Raise :class:`~vlsae.errors.UserError` for pairs that cannot be read, before any dictionary is made."""
-        pairs_of(settings.get("image"), settings.get("text"), settings.get("pairs"))
+        for pair in pairs_of(settings.get("image"), settings.get("text"), settings.get("pairs")):
+            picture(pair.image)
 
     def evaluate(self, model: Model, dictionary: Dictionary | None) -> Result:
         """Return each pair's concepts, ranked, with base rates, medians and the pair's place among mismatched ones."""

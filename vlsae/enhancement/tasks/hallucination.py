@@ -305,6 +305,7 @@ class Hallucination(Task):
     ) -> Evaluation:
         from vlsae.enhancement.hallucination_report import changes_table, cost_table, gains, tables_and_plots
         from vlsae.enhancement.measures import RANKED
+        from vlsae.enhancement.pope_results import unparsed_words
 
         result = self._evaluation(found, dict.fromkeys(found, METHOD), ())
         control = {one.name: one.control for one in decodings(self.controls)}
@@ -317,6 +318,7 @@ class Hallucination(Task):
             more, words = gains(measure, name, sign, methods, rivals, COUNTERPARTS)
             metrics |= more
             notes += [_baseline_words(measure, strongest[measure]), *words]
+            notes += unparsed_words(methods, self.parser) if measure == "pope" else []
             shown, drawn = tables_and_plots(measure, methods, self.settings, control)
             tables += [*shown, changes_table(measure, items[measure], strongest[measure], METHOD, self)]
             plots += drawn

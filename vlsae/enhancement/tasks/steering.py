@@ -5,6 +5,7 @@ n rows, d width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,8 @@ class Steering(Task):
     ``concept`` is a number, a name, a factor of the data (``color=red``, for which the concept that finds it best on
     the choosing rows is taken), or a file of a direction, such as ``directions.safetensors#vision.6/color=red`` of a
     probe's run; ``other`` is what ``action=swap`` puts in its place.
-    ``strengths`` are in units of the concept's mean activity; the numbers are those of ``strength``. Beside it
+    ``strengths`` are in units of the concept's mean activity, for ``remove`` and ``swap`` the share of it that is taken
+    out, at most 1; the numbers are those of ``strength``. Beside it
     ``randoms`` random directions and the difference of means, at equal norm. ``budget`` is the damage in nats at which
     the methods are compared; ``texts`` bounds the pool of captions, or of texts of each kind; ``scale`` is a
     contrastive model's factor of cosines, its own by default.
@@ -59,8 +61,11 @@ class Steering(Task):
     ) -> None:
         _check_second(action, other)
         self.data, self.concept, self.action, self.other = data, concept, action, other
-        self.strengths = sorted({0.0, strength, *strengths})
-        self.strength, self.randoms, self.budget = strength, randoms, budget
+        # Of what is taken out or moved there is no more than all of it.
+        most = 1.0 if action in ("remove", "swap") else math.inf
+        self.strength = min(strength, most)
+        self.strengths = sorted({0.0, self.strength, *(min(one, most) for one in strengths)})
+        self.randoms, self.budget = randoms, budget
         self.texts, self.scale = texts, scale
 
     @classmethod

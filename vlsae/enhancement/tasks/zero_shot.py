@@ -309,9 +309,10 @@ class ZeroShot(Task):
             rows.append([name, method.alpha, *numbers, gain.difference, gain.low, gain.high, test.p_value, *over])
         columns = ["method", "α", "accuracy", "low", "high", "gain", "gain low", "gain high", "p"]
         columns += ["concepts over it", "over low", "over high", "over p"]
+        chosen = "was chosen on the same rows, apart from those scored" if self.alpha is None else "is the one given"
         text = (
-            "gain: over plain CLIP, paired by image; p: McNemar's exact test. Every method's α was chosen on the same "
-            "rows, apart from those scored. A gain that a control reaches too is none of what the concepts learned."
+            f"gain: over plain CLIP, paired by image; p: McNemar's exact test. Every method's α {chosen}. A gain that "
+            "a control reaches too is none of what the concepts learned."
         )
         return Table("methods", "Concepts and controls", columns, rows, text, shown=True)
 
