@@ -10,8 +10,8 @@ so that a busy machine slows all of them alike; the figure is CPU time at one th
     python benchmarks/dictionary_step.py --auxiliary --shares 1 0.5   # the same on half of the rows beside all
     python benchmarks/dictionary_step.py --paths            # where dense products overtake sparse ones
 
-With MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment the C library keeps memory that a step gives
-back, and none has its pages cleared at each step: a comparison of the computations alone.
+With MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 in the environment the C library keeps what a step gives
+back, and nobody's pages are cleared at each step: a comparison of the computations alone.
 """
 
 from __future__ import annotations
