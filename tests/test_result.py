@@ -88,6 +88,16 @@ def test_pictures_stand_before_the_rows_unless_the_page_shows_none(tmp_path):
         Table("seen", "Seen", ["name"], [["a"], ["b"]], pictures=[None])
 
 
+def test_notes_of_a_redacted_page_name_no_path(tmp_path):
+    run = new_run(tmp_path)
+    write_result(run, Result({}, notes=["Raised: the direction /home/me/red.npy at vision.6."]))
+    shown, redacted = result_section(run.path, Privacy()), result_section(run.path, Privacy(redact=True))
+    assert shown is not None
+    assert redacted is not None
+    assert "/home/me/red.npy" in shown.notes[0]
+    assert redacted.notes == ["Raised: the direction [path] at vision.6."]
+
+
 def test_a_plot_of_many_panels_takes_the_whole_width():
     def plot(panels: int) -> dict:
         series = [asdict(Series("a", [1, 2], [0.1, 0.2], panel=str(number))) for number in range(panels)]

@@ -47,7 +47,8 @@ def result_section(path: Path, privacy: Privacy) -> ResultSection | None:
     if content is None:
         return None
     tables = [_table(path, entry, privacy) for entry in content["tables"]]
-    return ResultSection(content["notes"], content["headline"], [draw(plot) for plot in content["plots"]], tables)
+    notes = [privacy.paths(note) for note in content["notes"]]
+    return ResultSection(notes, content["headline"], [draw(plot) for plot in content["plots"]], tables)
 
 
 def _table(path: Path, entry: dict[str, Any], privacy: Privacy) -> ShownTable:
