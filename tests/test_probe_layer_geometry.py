@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from tiny_clip import write_clip
+from tiny_lm import write_lm
 
 from vlsae.cli import main
 from vlsae.errors import UserError
@@ -134,3 +135,18 @@ def test_another_run_is_compared_sample_by_sample(tmp_path, capsys):
     capsys.readouterr()
     assert main([*probe, "probe.other=extract/three/latest"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_samples_of_one_name_and_other_texts_are_told(tmp_path):
+    generator = np.random.default_rng(0)
+    model = f"model.checkpoint=path:{write_lm(tmp_path)}"
+    for name in ("one", "two"):
+        lines = (f"{' '.join(generator.choice(['a', 'cat', 'sat', 'on', 'mats'], 6))}" for _ in range(40))
+        (tmp_path / f"{name}.csv").write_text("text\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        words = ["model=lm", model, "dataset=text", f"dataset.path={tmp_path / name}.csv", "--layer", "1"]
+        assert main(["extract", *words, "--name", name, f"runs_dir={tmp_path}"]) == 0
+    probe = ["probe", "probe=geometry", f"runs_dir={tmp_path}", "--run", "extract/one/latest", "probe.pairs=0"]
+    for other, expected in (("one", False), ("two", True)):
+        assert main([*probe, f"probe.other=extract/{other}/latest", "--name", f"beside-{other}"]) == 0
+        found = json.loads((input_run(f"probe/beside-{other}/latest", tmp_path).path / "result.json").read_text())
+        assert any("samples have other texts in the other run" in note for note in found["notes"]) is expected

@@ -101,3 +101,13 @@ def test_directions_lie_in_the_run_for_steering(runs):
     target = name.removesuffix("/weight")
     one = read_directions([f"{run.path / 'directions.safetensors'}#{target}/0"], "vision.1", tensors[name].shape[1])
     np.testing.assert_allclose(one.vectors[0], tensors[name][0] / np.linalg.norm(tensors[name][0]), atol=1e-6)
+
+
+def test_a_type_is_overruled_on_the_command_line_and_a_single_class_is_told(tmp_path, capsys):
+    (tmp_path / "stars.csv").write_text("text,stars,same\n" + "".join(f"a text {n},{n % 3},1\n" for n in range(30)))
+    words = ["probe", "model=lm", "dataset=text", f"dataset.path={tmp_path / 'stars.csv'}", f"runs_dir={tmp_path}"]
+    types = ["dataset.columns.label=stars", "probe.types={stars: number}"]
+    assert main([*words, *types, "--dry-run"]) == 0
+    assert "stars: number" in capsys.readouterr().out
+    assert main([*words, "dataset.columns.label=same"]) == 2
+    assert "one class only: it holds only 1.\n" in capsys.readouterr().err

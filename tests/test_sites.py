@@ -64,7 +64,7 @@ def test_all_means_layers_and_embeddings_without_parts():
         ("vision.4", "vision has layers 0…3"),
         ("vision.2.attn", "a block's parts are attention and mlp"),
         ("embeding", "vision.embedding"),
-        ("vison.2", "vision.2"),
+        ("vison.2", "no site 'vison.2'.*\n.*vision.2"),
         ([], "No site"),
         ("", "There is no site"),
     ],

@@ -46,6 +46,8 @@ def _expand(word: str, known: list[str]) -> list[str]:
     stream, _, rest = word.partition(".")
     if stream in streams:
         return _of_stream(stream, rest, known)
+    if rest and not stream.isdigit():
+        raise unknown("site", word, [*known, *(f"{one}.last" for one in streams)])
     return [site for stream in streams for site in _of_stream(stream, word, known)]
 
 

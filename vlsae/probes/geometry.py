@@ -5,6 +5,7 @@ Shapes: n samples, S sites, B blocks of groups.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Annotated, Any, NamedTuple
@@ -49,6 +50,8 @@ from vlsae.probes.targets import Target, Targets
 from vlsae.progress import progress
 from vlsae.result import HeatMap, Plot, Result, Table
 from vlsae.statistics import jackknife, jackknife_interval
+
+logger = logging.getLogger(__name__)
 
 #: A pair of factors is used where each of its four conditions has at least so many samples.
 FEWEST = 10
@@ -109,7 +112,7 @@ class Geometry(Probe):
 
     def measure(self, representations: Representations, targets: Targets) -> Result:
         """Return each site's geometry and the similarity of any two sites, with jackknife intervals over groups."""
-        chosen, others = self._samples(representations, targets)
+        chosen, others, differing = self._samples(representations, targets)
         sites = {site: rows_by_sample(rows, chosen) for site, rows in representations}
         theirs = {f"other:{site}": rows for site, rows in others.items()}
         blocks = _blocks(targets.groups[chosen], self.blocks, representations.seed)
@@ -120,7 +123,7 @@ class Geometry(Probe):
         shapes = _shapes(sites, inputs, coded, blocks)
         abstract = self._abstract(sites, pairs, targets.groups[chosen], blocks, representations.seed)
         maps = _maps(list(sites), [*sites.values()], list(theirs), [*theirs.values()], blocks)
-        notes = self._notes(sites, pairs, inputs, targets)
+        notes = [*differing, *self._notes(sites, pairs, inputs, targets)]
         metrics = {**shape_metrics(shapes), **abstract_metrics(abstract)}
         tables = [
             Table("sites", "Geometry of each site", SHAPE_COLUMNS, shape_rows(shapes), SHAPES, shown=True),
@@ -138,9 +141,11 @@ class Geometry(Probe):
     def _targets(self, targets: Targets) -> list[Target]:
         return targets.usable()[0] if self.targets is None else targets.select(self.targets)
 
-    def _samples(self, representations: Representations, targets: Targets) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the samples that every site has rows of, at most ``samples`` drawn by the seed; and the other run's
-        rows of them by site."""
+    def _samples(
+        self, representations: Representations, targets: Targets
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[str]]:
+        """Return the samples that every site has rows of, at most ``samples`` drawn by the seed; the other run's rows
+        of them by site; and the note that these are of other texts, where they are."""
         have = np.ones(len(targets), dtype=bool)
         for _, rows in representations:
             have &= np.bincount(rows.sample, minlength=len(targets)) > 0
@@ -153,14 +158,16 @@ class Geometry(Probe):
         there = np.flatnonzero(have)
         if len(there) < self.blocks * 2:
             raise UserError(
-                f"{len(there)} samples have rows at every site, too few for {self.blocks} blocks.",
+                f"{len(there)} samples have rows at every site{'' if other is None else ' of both runs'}, too few for "
+                f"{self.blocks} blocks.",
                 "Use more samples of the same data, or fewer blocks: probe.blocks=4.",
             )
         drawn = np.random.default_rng(representations.seed).permutation(there)[: self.samples]
         chosen = np.sort(drawn)
         if other is None:
-            return chosen, {}
-        return chosen, {site: rows_by_sample(rows, place[chosen]) for site, rows in other}
+            return chosen, {}, []
+        theirs = {site: rows_by_sample(rows, place[chosen]) for site, rows in other}
+        return chosen, theirs, _differing(targets.samples, chosen, other.samples, place[chosen])
 
     def _inputs(self, sites: Mapping[str, np.ndarray]) -> dict[str, str]:
         """Return the site that stands for the input of each site."""
@@ -252,6 +259,19 @@ def _opened(reference: str, representations: Representations) -> Representations
     if run.stage != "extract":
         raise UserError(f"{run.id} is a run of the stage {run.stage}.", "probe.other names a run of extract.")
     return Representations.of_store(Store.open(run.path / "representations"))
+
+
+def _differing(samples: Any, chosen: np.ndarray, others: Any, place: np.ndarray) -> list[str]:
+    """Return the note that samples of the same id have other texts in the other run, where some have."""
+    if "texts" not in samples.column_names or "texts" not in others.column_names:
+        return []
+    own, theirs = (table["texts"].take(rows).to_pylist() for table, rows in ((samples, chosen), (others, place)))
+    count = sum(one != other for one, other in zip(own, theirs))
+    if not count:
+        return []
+    note = f"{count} of {len(own)} samples have other texts in the other run: their ids agree, their data do not."
+    logger.warning(note)
+    return [note]
 
 
 def _blocks(groups: np.ndarray, blocks: int, seed: int) -> np.ndarray:

@@ -139,10 +139,10 @@ class Targets:
         ]
 
     def _nothing(self) -> UserError:
-        reasons = "; ".join(self.usable()[1].values())
+        reasons = "; ".join(reason.rstrip(".") for reason in self.usable()[1].values())
         return UserError(
             f"The samples have no labels to probe for{f': {reasons}' if reasons else ''}.",
-            "Use a data set with labels, or map a column: dataset.columns.label=NAME.",
+            "Use a data set with labels, or map another column: dataset.columns.label=NAME.",
         )
 
 
