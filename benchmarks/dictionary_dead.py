@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ WIDTH, DIRECTIONS, PRESENT, DRAWN_ACTIVE, DRAWN_STEPS, DRAWN_BATCH = 64, 384, 6,
 #: What the page shows, each seed's own: concepts silent on held-out rows, and at the end of training.
 SHOWN = ("dead", "silent", "explained", "recovery")
 
-Trained = Callable[[float, int, dict[str, object]], tuple[TopK, dict[str, float | str]]]
+Trained = Callable[[float, int, dict[str, Any]], tuple[TopK, dict[str, float | str]]]
 
 
 def main() -> int:
@@ -79,7 +80,7 @@ def add_row(file: Path, key: dict[str, str], trained: Trained) -> None:
     append_row(file, {**key, "silent": silent, **{name: found[name] for name in SHOWN if name != "silent"}})
 
 
-def scenes(world: World, rate: float, seed: int, options: dict[str, object]) -> tuple[TopK, dict[str, float | str]]:
+def scenes(world: World, rate: float, seed: int, options: dict[str, Any]) -> tuple[TopK, dict[str, float | str]]:
     """Return a dictionary of scenes, and how it does on held-out ones; recovery is that of factors."""
     reader = Reader(world.store, SITES, batch_size=BATCH, split="train", seed=seed)
     dictionary = seeded(seed, lambda: TopK(world.width, CONCEPTS, ACTIVE, **options))
@@ -87,7 +88,7 @@ def scenes(world: World, rate: float, seed: int, options: dict[str, object]) -> 
     return dictionary, scores(world, dictionary.eval())
 
 
-def drawn(rate: float, seed: int, options: dict[str, object]) -> tuple[TopK, dict[str, float | str]]:
+def drawn(rate: float, seed: int, options: dict[str, Any]) -> tuple[TopK, dict[str, float | str]]:
     """Return a dictionary of drawn rows, and how it does on others.
 
     Recovery is the share of directions that a concept meets at a cosine above 0.9.
