@@ -28,7 +28,7 @@ from vlsae.enhancement.task import Work
 from vlsae.enhancement.tasks.debias import Debias, planted
 from vlsae.enhancement.tasks.explain import Explain, pairs_of, percentile
 from vlsae.enhancement.tasks.retrieval import Retrieval, _ranks, read_query
-from vlsae.enhancement.tasks.steering import Steering, _verdict
+from vlsae.enhancement.tasks.steering import Steering, _effect, _verdict
 from vlsae.enhancement.tasks.zero_shot import ZeroShot
 from vlsae.enhancement.text_output import in_rows
 from vlsae.errors import UserError
@@ -213,6 +213,11 @@ def test_a_verdict_tells_which_way_and_whether_at_all():
         "the concept brings 0.2 (0.1 to 0.3 nats) more of what is wanted than x of equal norm."
     )
     assert "0.2 (0.1 to 0.3 nats) less" in _verdict(Interval(-0.2, 0.05, -0.3, -0.1, np.array([])), "x", "nats")
+    assert _effect(Interval(0.2, 0.05, 0.1, 0.3, np.array([])), "nats") == (
+        "the concept changes what is wanted by +0.2 (+0.1 to +0.3 nats)."
+    )
+    assert _effect(Interval(-0.2, 0.05, -0.3, -0.1, np.array([])), "nats").endswith(": it works against it.")
+    assert _effect(Interval(0.2, 0.3, -0.1, 0.5, np.array([])), "nats").endswith(": no effect is shown.")
     assert "no difference" in _verdict(Interval(0.2, 0.3, -0.1, 0.5, np.array([])), "x", "nats")
 
 

@@ -112,13 +112,16 @@ class Steering(Task):
         from vlsae.enhancement.dose_response import more_at_damage
         from vlsae.statistics import interval_of
 
-        metrics, notes = {}, []
+        metrics: dict[str, Measure] = {}
+        notes: list[str] = []
         for name, curve in curves.items():
             values, damage = curve.at(self.budget), min(self.budget, curve.reach)
             found = interval_of(float(values[0]), values[1:])
             metrics[f"wanted_at_budget/{name}"] = Measure(
                 found.estimate, f"{unit}, at damage {damage:.3g}", found.low, found.high
             )
+            if name == "concept":
+                notes.append(f"At damage {damage:.3g} {_effect(found, unit)}")
         own = curves["concept"]
         for name, words in CONTROLS.items():
             damage, gain = more_at_damage(own, curves[name], self.budget)
@@ -176,6 +179,13 @@ class Steering(Task):
 def _check_second(action: str, other: int | str | None) -> None:
     if action == "swap" and other is None:
         raise UserError("task.action=swap needs a second concept.", "Name it: task.other=CONCEPT")
+
+
+def _effect(own: Interval, unit: str) -> str:
+    found = f"the concept changes what is wanted by {own.estimate:+.3g} ({own.low:+.3g} to {own.high:+.3g} {unit})"
+    if own.low > 0:
+        return f"{found}."
+    return f"{found}: {'it works against it' if own.high < 0 else 'no effect is shown'}."
 
 
 def _verdict(gain: Interval, control: str, unit: str) -> str:
