@@ -16,6 +16,7 @@ from vlsae.statistics import (
     multinomial_weights,
     paired_bootstrap,
     permutation_p_value,
+    placements,
     share_interval,
     t_interval,
     wilson_bounds,
@@ -168,6 +169,15 @@ def test_what_is_explained_in_full_has_no_width_and_a_single_group_no_interval()
     alone = explained_interval([0.5], [1.0])
     assert alone.estimate == 0.5
     assert np.isnan([alone.low, alone.high]).all()
+
+
+def test_placements_are_shares_of_pairs():
+    generator = np.random.default_rng(0)
+    high, low = np.round(generator.normal(size=20), 1), np.round(generator.normal(size=30), 1)
+    won = (high[:, None] > low) + 0.5 * (high[:, None] == low)
+    of_high, of_low = placements(high, low)
+    np.testing.assert_allclose(of_high, won.mean(axis=1))
+    np.testing.assert_allclose(of_low, won.mean(axis=0))
 
 
 def test_an_interval_by_t():

@@ -356,6 +356,16 @@ def _skewed_quantile(z: Any, skewness: Any) -> Any:
     return 2 / g * (np.maximum(1 + g * z / 6 - g**2 / 36, 0.0) ** 3 - 1)
 
 
+def placements(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each of ``high (m,)`` the share of ``low (n,)`` below it, for each of low that of high above it.
+
+    Ties count half. The mean of either is AUROC, and their spread its variance (DeLong et al., 1988).
+    """
+    below, to = (np.searchsorted(np.sort(low), high, side=side) for side in ("left", "right"))
+    above, up_to = (np.searchsorted(np.sort(high), low, side=side) for side in ("left", "right"))
+    return (below + to) / (2 * len(low)), 1 - (above + up_to) / (2 * len(high))
+
+
 def permutation_p_value(observed: float, null: Any) -> float:
     """Return the one-sided p-value ``(1 + #{null ≥ observed}) / (1 + B)`` of null values ``(B,)``."""
     null = np.asarray(null, dtype=np.float64)

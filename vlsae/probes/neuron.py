@@ -14,10 +14,11 @@ from vlsae.errors import UserError
 from vlsae.probes.base import Probe, Representations, SiteRows
 from vlsae.probes.folds import grouped_folds
 from vlsae.probes.rules import Rule, best_rule
-from vlsae.probes.scores import auroc_parts, grouped_means, grouped_shares
+from vlsae.probes.scores import auroc_parts, grouped_shares
 from vlsae.probes.targets import Target, Targets
 from vlsae.progress import progress
 from vlsae.result import Measure, Plot, Result, Series, Table
+from vlsae.statistics import explained_interval
 
 #: Characters of a text in a table of inputs.
 TEXT = 160
@@ -147,8 +148,11 @@ class Neuron(Probe):
         rule = best_rule(activity, np.stack(columns, axis=1), names, grouped_folds(groups, self.folds, seed), seed)
         if not np.isfinite(rule.explained):
             return rule, float("nan"), float("nan")
-        found = grouped_means(rule.parts[:, None], groups, resamples=self.resamples, seed=seed)
-        return rule, float(np.atleast_1d(found.low)[0]), float(np.atleast_1d(found.high)[0])
+        numbers = np.unique(groups, return_inverse=True)[1]
+        left, whole = (np.bincount(numbers, part) for part in rule.parts.T)
+        # How much of what the folds' trees tell is noise is not known.
+        found = explained_interval(left, whole, shared=1.0)
+        return rule, float(found.low), float(found.high)
 
 
 def _strongest(activity: np.ndarray, rows: SiteRows, targets: Targets, top: int) -> list[tuple[int, str]]:

@@ -17,7 +17,10 @@ LEAF = 5
 
 
 class Rule(NamedTuple):
-    """The ``explained`` share of the activity's variance out of fold, each row's part ``(n,)`` in it, and the rule."""
+    """The ``explained`` share of the activity's variance out of fold, what it is made of, and the rule.
+
+    ``parts (n, 2)`` are each row's squared error and its squared distance from the mean of the other folds.
+    """
 
     explained: float
     parts: np.ndarray
@@ -43,10 +46,10 @@ def best_rule(activity: np.ndarray, factors: np.ndarray, names: list[str], folds
         alone[held] = (activity[held] - activity[~held].mean()) ** 2
     best = min(DEPTHS, key=lambda depth: errors[depth].mean())
     if alone.mean() == 0:
-        return Rule(float("nan"), np.full(len(activity), np.nan), "", best)
-    parts = 1 - chosen / alone.mean()
+        return Rule(float("nan"), np.full((len(activity), 2), np.nan), "", best)
     tree = _tree(best, seed).fit(factors, activity)
-    return Rule(float(parts.mean()), parts, _words(tree.tree_, names), best)
+    explained = float(1 - chosen.mean() / alone.mean())
+    return Rule(explained, np.stack([chosen, alone], axis=1), _words(tree.tree_, names), best)
 
 
 def _out_of_fold(activity: np.ndarray, factors: np.ndarray, folds: np.ndarray, depth: int, seed: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlsae.statistics import Interval, interval_of, multinomial_weights, share_interval
+from vlsae.statistics import Interval, interval_of, multinomial_weights, placements, share_interval
 
 
 def resampled_means(
@@ -48,8 +48,6 @@ def auroc_parts(scores: np.ndarray, y: np.ndarray, folds: np.ndarray) -> tuple[f
     Scores of different fits are not set against each other. The parts ``(n,)`` have the AUROC as their mean and its
     spread as theirs (DeLong et al., 1988); NaN without a fold that holds both classes.
     """
-    from scipy.stats import rankdata
-
     parts, values, sizes = np.full(len(y), np.nan), [], []
     for fold in np.unique(folds):
         rows = np.flatnonzero(folds == fold)
@@ -57,10 +55,8 @@ def auroc_parts(scores: np.ndarray, y: np.ndarray, folds: np.ndarray) -> tuple[f
         n_positive, n_negative = int(positive.sum()), int((~positive).sum())
         if not n_positive or not n_negative:
             continue
-        ranks = rankdata(scores[rows])
         above = np.empty(len(rows))
-        above[positive] = (ranks[positive] - rankdata(scores[rows][positive])) / n_negative
-        above[~positive] = 1 - (ranks[~positive] - rankdata(scores[rows][~positive])) / n_positive
+        above[positive], above[~positive] = placements(scores[rows][positive], scores[rows][~positive])
         value = above[positive].mean()
         of_class = np.where(positive, n_positive, n_negative)
         # Each class's spread is about its own mean, which costs it one row: of 10 rows a twentieth of the error.
