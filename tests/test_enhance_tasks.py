@@ -367,6 +367,7 @@ SINGLE = {"_target_": "vlsae.datasets.Shapes", "n": 60, "hard": True, "max_objec
         (Steering, {"concept": "gone.npy"}, "no file of a direction"),
         (Steering, {"action": "swap"}, "needs a second concept"),
         (Retrieval, {"queries": ["red"]}, "cannot be read"),
+        (Debias, {"data": SINGLE, "target": "shape=ring", "spurious": "shape=ring"}, "are both shape=ring"),
         (Debias, {"data": SINGLE, "target": "shape=rng", "spurious": "background=black"}, "Did you mean shape=ring"),
     ],
 )
@@ -477,13 +478,18 @@ def test_queries_have_signs():
 
 
 def test_retrieval_and_search(clip):
-    task = Retrieval(data=Shapes(n=160), pool=60, controls=["dense"], alphas=[0.5], queries=["+color=red -shape=star"])
+    queries = ["+color=red -shape=star", "+color=red +shape=star"]
+    task = Retrieval(data=Shapes(n=160), pool=60, controls=["dense"], alphas=[0.5], queries=queries)
     task.work = Work(resamples=20)
     before, after = task.evaluate(clip, None), task.evaluate(clip, dictionary())
     assert set(before.metrics) < set(after.metrics)
     assert len(before.scores["text_of_image/r1"]) == 60
     assert after.metrics["search/+color=red -shape=star/precision"].value is not None
     search = after.tables[1]
+    assert [table.name for table in after.tables[1:]] == ["search_1", "search_2"]
+    assert "(which finds color=red), −concept" in search.description
+    assert len(search.pictures) == 10
+    assert "with dense (α " in after.notes[0]
     assert [row[0] for row in search.rows] == list(range(1, 11))
     scores = [row[2] for row in search.rows]
     assert scores == sorted(scores, reverse=True)

@@ -55,6 +55,12 @@ class TaskRows:
         values = {stream: x[chosen] for stream, x in self.values.items()}
         return TaskRows(values, self.samples.take(numbers), self.split[numbers])
 
+    def pictures(self, numbers: Sequence[int]) -> list[bytes | None]:
+        """Return the small pictures that are kept of some rows' samples, None where none is."""
+        if "thumbnail" not in self.samples.column_names:
+            return [None] * len(numbers)
+        return self.samples.column("thumbnail").take(np.asarray(numbers, np.int64)).to_pylist()
+
 
 def rows_of(work: Work, model: Model, data: Any, sites: Sequence[str]) -> TaskRows:
     """Return the rows of a task's data at one site a stream, from the stage's store or by the model itself."""

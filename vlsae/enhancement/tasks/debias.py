@@ -78,6 +78,11 @@ class Debias(Task):
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:
         """Raise :class:`~vlsae.errors.UserError` for attributes that the data do not know, before anything is made."""
+        if settings.get("target") is not None and settings["target"] == settings.get("spurious"):
+            raise UserError(
+                f"task.target and task.spurious are both {settings['target']}.",
+                "Name what is classified, and what shall not be used.",
+            )
         if isinstance(settings.get("data"), Mapping):
             from vlsae.config import build
             from vlsae.enhancement.concept_reference import check_attribute

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -119,12 +119,15 @@ class Retrieval(Task):
             }
         columns = ["method", "α", *(f"{way.replace('_', ' ')} R@{depth}" for way in WAYS for depth in DEPTHS)]
         tables = [Table("methods", "Retrieval by concepts and controls", columns, table, shown=True)]
-        searches = [self._search(query, rows, choosing, dictionary) for query in self.queries]
+        searches = [
+            self._search(number, query, rows, choosing, dictionary)
+            for number, query in enumerate(self.queries, start=1)
+        ]
         tables += [table for table, _ in searches]
         for _, numbers in searches:
             metrics |= numbers
         plots = [self._curve(own, tuning, scored)]
-        return Evaluation(metrics, tables, plots, (), ["alpha"], scores=result.scores)
+        return Evaluation(metrics, tables, plots, [_told(table)], ["alpha"], scores=result.scores)
 
     def _pools(self, model: Model) -> tuple[TaskRows, np.ndarray, _Pool, _Pool]:
         if self._held is None:
@@ -186,10 +189,11 @@ class Retrieval(Task):
         return Plot("alpha", "R@1 by α", "α", "R@1", series)
 
     def _search(
-        self, query: str, rows: TaskRows, choosing: np.ndarray, dictionary: Dictionary
+        self, number: int, query: str, rows: TaskRows, choosing: np.ndarray, dictionary: Dictionary
     ) -> tuple[Table, dict[str, Measure]]:
         """Return the images that a query finds among all rows apart from the choosing ones, and how many are right."""
         from vlsae.dictionaries.codes import activation_matrix
+        from vlsae.enhancement.concept_reference import described
 
         terms = read_query(query)
         rest = np.setdiff1d(np.arange(len(rows)), choosing)
@@ -197,8 +201,10 @@ class Retrieval(Task):
         active = {part: activation_matrix(dictionary, images[numbers], "vision") for part, numbers in
                   (("choosing", choosing), ("rest", rest))}  # fmt: skip
         score, right, known = np.zeros(len(rest)), np.ones(len(rest), bool), True
+        meant = []
         for sign, reference in terms:
             concept, present = self._term(reference, rows, choosing, active["choosing"], dictionary)
+            meant.append(f"{'+' if sign > 0 else '−'}{described(reference, concept)}")
             column = active["choosing"][:, concept]
             score += sign * (active["rest"][:, concept] - column.mean()) / max(float(column.std()), 1e-12)
             known = known and present is not None
@@ -206,8 +212,12 @@ class Retrieval(Task):
         first = np.argsort(-score, kind="stable")[: self.found]
         cells = [[place + 1, rows.ids[rest[i]], float(score[i]), bool(right[i]) if known else None] for place, i in
                  enumerate(first)]  # fmt: skip
-        name = re.sub(r"\W+", "_", query).strip("_")
-        table = Table(f"search_{name}", f"Search: {query}", ["rank", "image", "score", "right"], cells, shown=True)
+        text = (
+            f"Terms: {', '.join(meant)}; score: their activations in standard deviations above the mean, summed with "
+            "their signs; right: whether the data say of all terms what the query does, where they know them."
+        )
+        columns, small = ["rank", "image", "score", "right"], rows.pictures(rest[first].tolist())
+        table = Table(f"search_{number}", f"Search: {query}", columns, cells, text, shown=True, pictures=small)
         if not known:
             return table, {}
         return table, {
@@ -228,6 +238,22 @@ class Retrieval(Task):
             raise no_such(reference, self.work.concepts, factor_names(self.data, rows.samples))
         present = attribute(self.data, rows.samples, reference)
         return int(np.nanargmax(auroc(active, present[choosing][:, None])[0])), present
+
+
+def _told(table: Sequence[Sequence[Any]]) -> str:
+    """Return in a sentence what the concepts bring, beside the embeddings and the best of the controls."""
+
+    def both(row: Sequence[Any]) -> str:
+        return f"{row[2]:.3f} / {row[2 + len(DEPTHS)]:.3f}"
+
+    clip, own, *others = (row for row in table if not row[0].endswith(" alone"))
+    words = (
+        f"R@1, caption of an image / image of a caption: with concepts (α {own[1]:g}) {both(own)}, without {both(clip)}"
+    )
+    if not others:
+        return f"{words}."
+    best = max(others, key=lambda row: row[2] + row[2 + len(DEPTHS)])
+    return f"{words}, with {best[0]} (α {best[1]:g}), the best control, {both(best)}."
 
 
 def read_query(query: str) -> list[tuple[int, str]]:

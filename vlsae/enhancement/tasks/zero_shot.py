@@ -329,9 +329,9 @@ class ZeroShot(Task):
         return Table("classes", "By class", columns, rows, "Paired by image; p: McNemar's exact test, not corrected.")
 
     def _changes_table(self, setup: _Setup, before: np.ndarray, after: np.ndarray) -> Table:
-        ids, truth, samples = setup.rows.ids, setup.truth[setup.scored], setup.rows.samples
-        small = samples.column("thumbnail") if "thumbnail" in samples.column_names else None
-        rows, pictures = [], []
+        ids, truth = setup.rows.ids, setup.truth[setup.scored]
+        rows: list[list[Any]] = []
+        changed: list[int] = []
         for kind, which in (
             ("mended", (before != truth) & (after == truth)),
             ("broken", (before == truth) & (after != truth)),
@@ -341,10 +341,10 @@ class ZeroShot(Task):
                 named = (setup.labels[number] for number in (truth[place], before[place], after[place]))
                 row = int(setup.scored[place])
                 rows.append([kind, int(which.sum()), ids[row], *named])
-                pictures.append(None if small is None else small[row].as_py())
+                changed.append(row)
         columns = ["change", "of", "image", "label", "before", "after"]
         text = "The first of each kind; all are in samples.jsonl." if rows else "No answer changed."
-        return Table("changes", "Answers that changed", columns, rows, text, pictures=pictures)
+        return Table("changes", "Answers that changed", columns, rows, text, pictures=setup.rows.pictures(changed))
 
     def _curve(self, found: Mapping[str, _Scored]) -> Plot:
         series = [Series("concepts, rows α is chosen on", self.alphas, found[METHOD].chosen_curve)]
