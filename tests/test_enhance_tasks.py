@@ -26,7 +26,7 @@ from vlsae.enhancement.dose_response import Dose, Response, curve_of, more_at_da
 from vlsae.enhancement.steering import Edit, along, concept_change, random_directions, steered
 from vlsae.enhancement.task import Work
 from vlsae.enhancement.tasks.debias import Debias, planted
-from vlsae.enhancement.tasks.explain import Explain, pairs_of, percentile
+from vlsae.enhancement.tasks.explain import Explain, Known, pairs_of, percentile, warned
 from vlsae.enhancement.tasks.retrieval import Retrieval, _ranks, read_query
 from vlsae.enhancement.tasks.steering import Steering, _effect, _verdict
 from vlsae.enhancement.tasks.zero_shot import ZeroShot
@@ -586,7 +586,17 @@ def test_the_parts_of_a_pair_sum_to_its_cosine(clip, trained, tmp_path):
     assert result.notes[0].startswith("Pair 1: cosine of codes ")
     assert not any(word in " ".join(result.notes) for word in ("circle", "0.png", "thing"))  # A page may be redacted.
     assert f"above {content[0]['percentile']:.1f} % of 50 mismatched pairs" in result.notes[0]
-    assert len(result.notes) == 2
+    assert len(result.notes) == 3
+    assert "hardly tells pairs that belong together" in result.notes[2]  # An untrained dictionary.
+
+
+def test_a_dictionary_that_tells_pairs_apart_is_not_warned_of():
+    def known(matched: list[float]) -> Known:
+        return Known(np.zeros(1), 1, {}, {}, np.array([0.0, 0.1, 0.2]), np.array(matched))
+
+    assert warned(known([0.3, 0.15])) == []
+    assert warned(known([])) == []
+    assert "0.000 and 0.100" in warned(known([0.0, 0.0]))[0]
 
 
 def test_percentile_counts_ties_half():

@@ -34,6 +34,8 @@ SHOWN_PICTURES = 100
 #: Pairs of which a sentence says what was found, and concepts that it names.
 TOLD_PAIRS = 5
 TOLD_CONCEPTS = 5
+#: Mean percentile of pairs that belong together below which their concepts are said to tell little; chance is 50.
+TOLD_APART = 75.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Known:
     """What is known of the concepts from the rows they were trained on; arrays are by stream, ``(h,)`` each.
 
     ``rate``: share of rows in which a concept is active; ``median``: of its activation before any is left out;
-    ``mismatched (m,)``: cosines of the codes of images and texts that do not belong together.
+    ``mismatched (m,)``: cosines of the codes of images and texts that do not belong together; ``matched``: of some that
+    do.
     """
 
     counts: np.ndarray
@@ -57,6 +60,7 @@ class Known:
     rate: Mapping[str, np.ndarray]
     median: Mapping[str, np.ndarray]
     mismatched: np.ndarray
+    matched: np.ndarray
 
 
 class Explain(Task):
@@ -125,9 +129,11 @@ class Explain(Task):
                 "code_jaccard": Measure(found[0].jaccard, "shared among the pair's concepts"),
                 "percentile": Measure(totals[0][5], "% of mismatched pairs below"),
             }
-        metrics["mismatched_cosine"] = Measure(float(known.mismatched.mean()), "mean cosine, mismatched pairs")
+        for kind, some in (("mismatched", known.mismatched), ("matched", known.matched)):
+            mean = float(some.mean()) if len(some) else None
+            metrics[f"{kind}_cosine"] = Measure(mean, f"mean cosine, {kind} pairs")
         told = [told_of(number, one, known) for number, one in enumerate(found[:TOLD_PAIRS], start=1)]
-        return Result(metrics, tables, (), [*told, *self._notes()])
+        return Result(metrics, tables, (), [*told, *warned(known), *self._notes()])
 
     def _rows(self, model: Model, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """Return the pairs' rows as the dictionary reads them, of images and of texts ``(n, d)``."""
@@ -228,10 +234,23 @@ def _description(weight: str) -> str:
     )
 
 
+def warned(known: Known) -> list[str]:
+    """Return a warning where the codes of pairs that belong together are hardly more alike than those of others."""
+    places = [percentile(float(one), known.mismatched) or 0.0 for one in known.matched]
+    if not places or np.mean(places) >= TOLD_APART:
+        return []
+    return [
+        "The dictionary hardly tells pairs that belong together from others (mean cosine of codes "
+        f"{known.matched.mean():.3f} and {known.mismatched.mean():.3f}): shared concepts say little here."
+    ]
+
+
 def told_of(number: int, one: Explanation, known: Known) -> str:
     """Return in a sentence how alike a pair is, and by which concepts most; no word of the data is in it."""
     place = percentile(one.cosine, known.mismatched)
     alike = f"Pair {number}: cosine of codes {one.cosine:.3f}"
+    if len(known.matched):
+        alike += f" (pairs that belong together: {known.matched.mean():.3f})"
     if place is not None:
         alike += f", above {place:.1f} % of {len(known.mismatched):,} mismatched pairs"
     if not one.shared:
@@ -283,10 +302,12 @@ def known_of(dictionary: Dictionary, work: Any, mismatched: int) -> Known:
     right = generator.integers(0, codes["language"].shape[0], 4 * mismatched)
     apart = np.flatnonzero(owner["vision"][left] != owner["language"][right])[:mismatched]
     cosines = cosine(codes["vision"][left[apart]], codes["language"][right[apart]])
+    _, left, right = np.intersect1d(owner["vision"], owner["language"], return_indices=True)
+    matched = cosine(codes["vision"][left[:mismatched]], codes["language"][right[:mismatched]])
     fires = {stream: np.asarray((matrix > 0).sum(axis=0)).ravel() for stream, matrix in codes.items()}
     rate = {stream: fires[stream] / codes[stream].shape[0] for stream in codes}
     total = sum(matrix.shape[0] for matrix in codes.values())
-    return Known(fires["vision"] + fires["language"], total, rate, median, cosines)
+    return Known(fires["vision"] + fires["language"], total, rate, median, cosines, matched)
 
 
 def percentile(value: float, others: np.ndarray) -> float | None:
