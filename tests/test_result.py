@@ -90,11 +90,11 @@ def test_pictures_stand_before_the_rows_unless_the_page_shows_none(tmp_path):
 
 def test_notes_of_a_redacted_page_name_no_path(tmp_path):
     run = new_run(tmp_path)
-    write_result(run, Result({}, notes=["Raised: the direction /home/me/red.npy at vision.6."]))
+    write_result(run, Result({}, notes=["Raised: the direction /somewhere/red.npy at vision.6."]))
     shown, redacted = result_section(run.path, Privacy()), result_section(run.path, Privacy(redact=True))
     assert shown is not None
     assert redacted is not None
-    assert "/home/me/red.npy" in shown.notes[0]
+    assert "/somewhere/red.npy" in shown.notes[0]
     assert redacted.notes == ["Raised: the direction [path] at vision.6."]
 
 
