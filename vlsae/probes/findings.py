@@ -180,11 +180,9 @@ def _of_score(one: Finding) -> np.ndarray:
 
 def _columns(one: Finding) -> np.ndarray:
     """Return what each row brings into the numbers ``(n, q)``: hit, baseline's, control's, AUROC's part; of a number
-    its squared error and distance from the mean, the same of the control."""
+    its squared error and distance from the mean."""
     columns = list(_of_score(one).T)
     if one.target.kind == "number":
-        if one.control is not None:
-            columns += [_errors(*one.control), _alone(one.control[1], one.folds)]
         return np.stack(columns, axis=1)
     columns.append(one.baseline)
     if one.control is not None:
@@ -204,17 +202,29 @@ def _score(one: Target, columns: np.ndarray, groups: np.ndarray, drawn: np.ndarr
     return share_interval(found, numbers.max() + 1, len(groups), shared=noise)
 
 
-def _selectivity(one: Finding, means: np.ndarray, drawn: np.ndarray, noise: float) -> Interval:
-    """Return the score less the control's, which is taken for noise alone, with its interval by t."""
-    if one.target.kind == "number":
-        means, drawn = (
-            1 - np.stack([each[..., 0] / each[..., 1], each[..., 2] / each[..., 3]], axis=-1) for each in (means, drawn)
+def _selectivity(one: Finding, control: tuple[Nested, np.ndarray], drawn: np.ndarray, noise: float) -> Interval:
+    """Return the score less the control's, which is taken for noise alone, with its interval.
+
+    By t; of R², whose intervals are not symmetric, from the ends of both (Zou and Donner, 2008).
+    """
+    if one.target.kind != "number":
+        drawn = drawn[:, [0, 2]]
+        spread = np.nanvar(drawn, axis=0, ddof=1)
+        error = np.sqrt(np.nanvar(drawn[:, 0] - drawn[:, 1], ddof=1) + noise * spread[0] + spread[1])
+        value = (one.parts - _hits(*control)).mean()
+        return t_interval(value, error, len(np.unique(one.groups)) - 1)
+    numbers = np.unique(one.groups, return_inverse=True)[1]
+    own, other = (
+        explained_interval(np.bincount(numbers, left), np.bincount(numbers, whole), shared=share)
+        for left, whole, share in (
+            (_errors(one.fit, one.y), one.alone, noise),
+            (_errors(*control), _alone(control[1], one.folds), 1.0),
         )
-    else:
-        means, drawn = means[[0, 2]], drawn[:, [0, 2]]
-    spread = np.nanvar(drawn, axis=0, ddof=1)
-    error = np.sqrt(np.nanvar(drawn[:, 0] - drawn[:, 1], ddof=1) + noise * spread[0] + spread[1])
-    return t_interval(means[0] - means[1], error, len(np.unique(one.groups)) - 1)
+    )
+    value = own.estimate - other.estimate
+    low = value - np.hypot(own.estimate - own.low, other.high - other.estimate)
+    high = value + np.hypot(own.high - own.estimate, other.estimate - other.low)
+    return Interval(value, np.hypot(own.standard_error, other.standard_error), low, high, np.empty(0))
 
 
 def _rows(findings: Sequence[Finding], resamples: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -238,7 +248,7 @@ def _row(one: Finding, means: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
     noise = float(one.noise.mean())
     score = _score(one.target, _of_score(one), one.groups, drawn, noise)
     number = one.target.kind == "number"
-    selective = None if one.control is None else _selectivity(one, means, drawn, noise)
+    selective = None if one.control is None else _selectivity(one, one.control, drawn, noise)
     control = None if selective is None else float(score.estimate - selective.estimate)
     auroc = None
     if one.target.kind == "binary":

@@ -55,8 +55,11 @@ def nested(
 def with_penalties(
     x: np.ndarray, y: np.ndarray, folds: np.ndarray, penalties: np.ndarray, classes: int, *, scale: bool = True
 ) -> list[Nested]:
-    """Return the cross-validation of each target ``y (n, T)`` by probes of given ``penalties (K + 1, T)``."""
-    return _score(Design(x, folds, scale=scale), y, penalties, classes)
+    """Return the cross-validation of each target ``y (n, T)`` by probes of given ``penalties (K + 1, T)``.
+
+    In single precision, which is enough for the scores of a control.
+    """
+    return _score(Design(x, folds, scale=scale), y, penalties, classes, rough=True)
 
 
 def losses(found: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
@@ -97,7 +100,7 @@ def _choose(
     return np.asarray(levels)[best], fewer
 
 
-def _score(design: Design, y: np.ndarray, chosen: np.ndarray, classes: int) -> list[Nested]:
+def _score(design: Design, y: np.ndarray, chosen: np.ndarray, classes: int, *, rough: bool = False) -> list[Nested]:
     n_targets, n_folds = y.shape[1], len(design.slices)
     sets: list[tuple[int, ...]] = [*((fold,) for fold in range(n_folds)), ()]
     problems = [
@@ -105,7 +108,7 @@ def _score(design: Design, y: np.ndarray, chosen: np.ndarray, classes: int) -> l
         for place, left_out in enumerate(sets)
         for target in range(n_targets)
     ]
-    coefficients = fit(design, y, problems, classes)
+    coefficients = fit(design, y, problems, classes, rough=rough)
     coefficients = coefficients.reshape(len(sets), n_targets, *coefficients.shape[1:])
     found = np.empty((design.n, n_targets, coefficients.shape[2]))
     for fold in range(n_folds):
