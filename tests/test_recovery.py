@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.metrics import f1_score, roc_auc_score
 
 from vlsae.dictionaries import VLSAE
-from vlsae.dictionaries.auroc import auroc, placements
+from vlsae.dictionaries.auroc import auroc, influences
 from vlsae.dictionaries.factor_scores import best_threshold, halves
 from vlsae.dictionaries.recovery import Factors, recover, recovery
 from vlsae.statistics import multinomial_weights
@@ -41,7 +41,7 @@ def test_influence_predicts_what_resampling_does():
     generator = np.random.default_rng(1)
     present = generator.random(800) < 0.3
     scores = np.round(generator.normal(size=800) + present, 1)
-    value, influence = placements(scores, present)
+    value, influence = influences(scores, present)
     assert value == pytest.approx(roc_auc_score(present, scores))
     assert influence.mean() == pytest.approx(0, abs=1e-12)
     weights = np.concatenate(list(multinomial_weights(800, 200)))

@@ -13,7 +13,7 @@ import numpy as np
 from vlsae.aqi.accumulators import ClassMoments, moments_of
 from vlsae.aqi.inputs import Labelled, chunks, groups, labelled, two_classes
 from vlsae.errors import UserError
-from vlsae.statistics import wilson_bounds
+from vlsae.statistics import placements, wilson_bounds
 
 
 class CrossfitAUROC(NamedTuple):
@@ -180,9 +180,9 @@ def comparisons(
         if np.isnan(values).any() or above.all() or not above.any():
             continue
         parts = values[above], values[~above]
-        high, low, square = _placements(*parts)
-        twice = _pairs_alone(high, low, square) if unbiased else 0.0
-        found.append(Comparison(fold, stratum, parts, (high, low), twice))
+        placed = placements(*parts)
+        twice = _pairs_alone(*parts, *placed) if unbiased else 0.0
+        found.append(Comparison(fold, stratum, parts, placed, twice))
     return found
 
 
@@ -245,8 +245,8 @@ def _following(found: Sequence[Comparison]) -> float:
     """
     of_scores = of_placements = of_both = whole = left = 0.0
     for one in found:
-        for scores, placements, rises in zip(one.scores, one.placements, (1, -1)):
-            score, placement = scores - scores.mean(), rises * (placements - placements.mean())
+        for scores, placed, rises in zip(one.scores, one.placements, (1, -1)):
+            score, placement = scores - scores.mean(), rises * (placed - placed.mean())
             of_scores += float(score @ score)
             of_placements += float(placement @ placement)
             of_both += float(score @ placement)
@@ -311,25 +311,18 @@ def _crossfit_scores(
     return scores, np.nan_to_num(ways @ shift)[fold]
 
 
-def _placements(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return for each positive row's score the share of others below it, for each other's that of positives above it.
-
-    Ties count half; the mean of either is AUROC. The third is the sum over pairs of what each counts, squared.
-    """
-    below, to = (np.searchsorted(np.sort(low), high, side=side) for side in ("left", "right"))
-    above, up_to = (np.searchsorted(np.sort(high), low, side=side) for side in ("left", "right"))
-    square = float(below.sum() + (to - below).sum() / 4)
-    return (below + to) / (2 * len(low)), 1 - (above + up_to) / (2 * len(high)), square
-
-
-def _pairs_alone(high: np.ndarray, low: np.ndarray, square: float) -> float:
+def _pairs_alone(above: np.ndarray, below: np.ndarray, high: np.ndarray, low: np.ndarray) -> float:
     """Return the part of AUROC's variance that a row of each class have only together: DeLong's holds it twice.
 
-    A two-way analysis of variance of the pairs of m and n rows, whose residual mean square is that part times mn.
+    A two-way analysis of variance of the pairs of m and n rows, ``above (m,)`` and ``below (n,)`` with placements
+    ``high`` and ``low``, whose residual mean square is that part times mn. A tie counts ½, so squared ¼.
     """
     m, n = len(high), len(low)
     if min(m, n) < 2:
         return 0.0
+    ordered = np.sort(below)
+    ties = int((np.searchsorted(ordered, above, side="right") - np.searchsorted(ordered, above, side="left")).sum())
+    square = n * float(high.sum()) - ties / 4
     residual = square - n * float((high**2).sum()) - m * float((low**2).sum()) + m * n * float(high.mean()) ** 2
     return max(residual, 0.0) / ((m - 1) * (n - 1) * m * n)
 

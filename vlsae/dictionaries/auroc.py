@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse, stats
 
+from vlsae.statistics import placements
+
 #: Columns of a dense score matrix that are ranked at once, in elements.
 ELEMENTS_AT_ONCE = 1 << 22
 
@@ -28,19 +30,16 @@ def auroc(scores: Any, factors: np.ndarray) -> np.ndarray:
     return _from_rank_sums(sums, present)
 
 
-def placements(scores: np.ndarray, present: np.ndarray) -> tuple[float, np.ndarray]:
+def influences(scores: np.ndarray, present: np.ndarray) -> tuple[float, np.ndarray]:
     """Return a score's AUROC and each row's influence on it, ``(n,)`` with mean zero (DeLong et al., 1988).
 
     ``scores (n,)``, ``present (n,)`` bool. To first order, rows weighted by w move the AUROC by mean(w · influence).
     """
     n, positives = len(scores), int(present.sum())
-    negatives = n - positives
-    ranks = stats.rankdata(scores)
     share = np.empty(n)
-    share[present] = (ranks[present] - stats.rankdata(scores[present])) / negatives
-    share[~present] = 1 - (ranks[~present] - stats.rankdata(scores[~present])) / positives
+    share[present], share[~present] = placements(scores[present], scores[~present])
     value = float(share[present].mean())
-    return value, (share - value) * np.where(present, n / positives, n / negatives)
+    return value, (share - value) * np.where(present, n / positives, n / (n - positives))
 
 
 def _from_rank_sums(sums: np.ndarray, present: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-from vlsae.dictionaries.auroc import auroc, placements
+from vlsae.dictionaries.auroc import auroc, influences
 from vlsae.errors import UserError
 from vlsae.runs.metrics import Measure
 from vlsae.statistics import interval_of, multinomial_weights
@@ -140,7 +140,7 @@ def score_factors(
         for stream in able:
             threshold = best_threshold(column(number, stream, choose, concept), present[choose])
             values = column(number, stream, score, concept)
-            area, area_influence = placements(values, present[score])
+            area, area_influence = influences(values, present[score])
             f1, f1_influence = _f1(values >= threshold, present[score])
             parts.append((area, area_influence, f1, f1_influence))
             by_stream[stream] = {"auroc": area, "f1": f1, "threshold": float(threshold)}
