@@ -24,13 +24,10 @@ def lineage_graph(manifest: Mapping[str, Any], ancestors: Sequence[Ancestor]) ->
         axes.set_axis_off()
         axes.set_xlim(-0.6, len(columns) - 0.4)
         axes.set_ylim(-0.6, height - 0.4)
+        boxes = {one.run_id: _box(axes, one, *places[one.run_id], one is run) for column in columns for one in column}
+        axes.figure.draw_without_rendering()  # only then the boxes have their sizes
         for parent, child in edges:
-            (x, y), (to_x, to_y) = places[parent], places[child]
-            arrow = {"arrowstyle": "->", "color": COLORS[0], "shrinkA": 0, "shrinkB": 0, "linewidth": 1.4}
-            axes.annotate("", (to_x - 0.43, to_y), (x + 0.43, y), arrowprops=arrow)
-        for column in columns:
-            for one in column:
-                _box(axes, one, *places[one.run_id], one is run)
+            _arrow(axes, boxes[parent], boxes[child])
     rows = [[parent, child] for parent, child in edges]
     words = "; ".join(f"{parent} was read by {child}" for parent, child in edges)
     return Figure("lineage", "Lineage", drawn, ("read", "by"), rows, words)
@@ -64,10 +61,21 @@ def _places(columns: Sequence[Sequence[Ancestor]]) -> dict[str, tuple[float, flo
     }
 
 
-def _box(axes: Any, one: Ancestor, x: float, y: float, is_run: bool) -> None:
+def _box(axes: Any, one: Ancestor, x: float, y: float, is_run: bool) -> Any:
+    """Return the text of a run's box."""
     stage, name, version = (*one.run_id.split("/"), "", "")[:3]
     short = name if len(name) <= LONGEST_LINE else name[: LONGEST_LINE - 1] + "…"
     state = "" if one.status in ("done", "this run") else f" ({one.status})"
     style = {"boxstyle": "round,pad=0.45", "facecolor": "none", "edgecolor": COLORS[1 if is_run else 0]}
     text = f"{stage} {version}{state}\n{short}"
-    axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox={**style, "linewidth": 1.6}, url=one.link)
+    return axes.text(x, y, text, ha="center", va="center", fontsize=8, bbox={**style, "linewidth": 1.6}, url=one.link)
+
+
+def _arrow(axes: Any, parent: Any, child: Any) -> None:
+    """Draw an arrow from box to box, in a bow over the columns between them."""
+    (x, y), (to_x, to_y) = parent.get_position(), child.get_position()
+    bow = 0.0 if to_x - x < 1.5 else -0.32 / (to_x - x)  # as high over any number of columns
+    arrow = {"arrowstyle": "->", "color": COLORS[0], "shrinkA": 3, "shrinkB": 3, "linewidth": 1.4}
+    boxes = {"patchA": parent.get_bbox_patch(), "patchB": child.get_bbox_patch()}
+    style = {**arrow, **boxes, "connectionstyle": f"arc3,rad={bow}"}
+    axes.annotate("", (to_x, to_y), (x, y), arrowprops=style)
