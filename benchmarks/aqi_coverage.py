@@ -10,13 +10,11 @@ share is 0.013 at 300 draws.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 
 import numpy as np
-from rich.console import Console
+from coverage_table import show
 from rich.progress import track
-from rich.table import Table
 from scipy import stats
 
 from vlsae.aqi.accumulators import ClassMoments
@@ -174,25 +172,11 @@ def coverage(one: Population, draws: int, seed: int) -> np.ndarray:
     return np.mean(found, axis=0)
 
 
-def main() -> None:
-    """Draw and show a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=400)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, nargs="+", help="numbers of populations, from 0")
-    parser.add_argument("--lines", action="store_true", help="show each population as soon as it is done")
-    options = parser.parse_args()
-    table = Table("width", "rows", "axioms", "true δ²", "variance", *COLUMNS, title=f"{options.draws} draws each")
-    chosen = POPULATIONS if options.only is None else [POPULATIONS[number] for number in options.only]
-    for one in chosen:
-        shares = coverage(one, options.draws, options.seed)
-        words = [one.variance, *["loudest"] * one.loudest, *[f"t of {one.freedom}"] * bool(one.freedom)]
-        facts = (one.width, one.rows, one.axioms, one.delta2, ", ".join(words))
-        table.add_row(*map(str, facts), *(f"{share:.3f}" for share in shares))
-        if options.lines:
-            print(*facts, *(f"{share:.3f}" for share in shares), sep=" | ", flush=True)
-    Console(width=130).print(table)
+def facts(one: Population) -> list[str]:
+    """Return the first cells of a population's row."""
+    words = [one.variance, *["loudest"] * one.loudest, *[f"t of {one.freedom}"] * bool(one.freedom)]
+    return [*map(str, (one.width, one.rows, one.axioms, one.delta2)), ", ".join(words)]
 
 
 if __name__ == "__main__":
-    main()
+    show(__doc__, POPULATIONS, ("width", "rows", "axioms", "true δ²", "variance", *COLUMNS), facts, coverage, draws=400)

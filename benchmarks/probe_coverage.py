@@ -10,14 +10,12 @@ others chose. The truth is exact, for four classes counted on 5,000 new rows; th
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
+from coverage_table import show
 from rich.progress import track
-from rich.table import Table
 from scipy import stats
 
 from vlsae.probes.depth_curves import depth_curves
@@ -178,24 +176,10 @@ def coverage(one: Population, draws: int, seed: int) -> np.ndarray:
     return np.mean([held(one, generator, new) for _ in track(range(draws), str(one), transient=True)], axis=0)
 
 
-def main() -> None:
-    """Draw and show a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, nargs="+", help="numbers of populations, from 0")
-    parser.add_argument("--lines", action="store_true", help="show each population as soon as it is done")
-    options = parser.parse_args()
-    table = Table("rows", "width", "classes", "effect", *COLUMNS, title=f"{options.draws} draws each")
-    for one in POPULATIONS if options.only is None else [POPULATIONS[number] for number in options.only]:
-        shares = coverage(one, options.draws, options.seed)
-        cells = [str(one.rows), str(one.width), str(one.classes or "number"), f"{one.effect:g}"]
-        cells += ["–" if np.isnan(share) else f"{share:.3f}" for share in shares]
-        table.add_row(*cells)
-        if options.lines:
-            print(" | ".join(cells), flush=True)
-    Console(width=110).print(table)
+def facts(one: Population) -> list[str]:
+    """Return the first cells of a population's row."""
+    return [str(one.rows), str(one.width), str(one.classes or "number"), f"{one.effect:g}"]
 
 
 if __name__ == "__main__":
-    main()
+    show(__doc__, POPULATIONS, ("rows", "width", "classes", "effect", *COLUMNS), facts, coverage, draws=300)

@@ -115,6 +115,17 @@ def test_a_frozen_shift_is_exact_for_the_first_token_alone(llava):
     torch.testing.assert_close(same[0], same[1], atol=1e-5, rtol=0)
 
 
+def followed_by(llava, handles):
+    """Answer a prompt with four tokens while hooks look on, then take them away; return the prompt."""
+    try:
+        prompted = llava.prompted(pictures((32, 32)), ["a"])
+        followed(llava, "exact", 2, pictures((32, 32)), ["a"], Rule(False), 4)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return prompted
+
+
 @torch.no_grad()
 def test_only_rows_behind_the_image_pass_twice_and_only_above_the_layer(llava):
     rows = dict.fromkeys(range(LAYERS), 0)
@@ -126,12 +137,7 @@ def test_only_rows_behind_the_image_pass_twice_and_only_above_the_layer(llava):
         return add
 
     handles = [block.register_forward_pre_hook(count(n), with_kwargs=True) for n, block in enumerate(llava.blocks)]
-    try:
-        prompted = llava.prompted(pictures((32, 32)), ["a"])
-        followed(llava, "exact", 2, pictures((32, 32)), ["a"], Rule(False), 4)
-    finally:
-        for handle in handles:
-            handle.remove()
+    prompted = followed_by(llava, handles)
     length, text = prompted.image_mask.shape[1], int(prompted.text_mask.sum())
     assert rows[0] == rows[1] == length + 3
     assert rows[2] == length + 3 + sum(text + step for step in range(4))
@@ -150,12 +156,7 @@ def test_of_the_last_block_rows_before_the_last_give_keys_and_values_alone(llava
 
     # Registered first, so that they see what a map works out and not what is made of it.
     handles = [(mlp if name == "mlp" else getattr(attention, name)).register_forward_hook(add(name)) for name in rows]
-    try:
-        prompted = llava.prompted(pictures((32, 32)), ["a"])
-        followed(llava, "exact", 2, pictures((32, 32)), ["a"], Rule(False), 4)
-    finally:
-        for handle in handles:
-            handle.remove()
+    prompted = followed_by(llava, handles)
     clean, text = prompted.image_mask.shape[1] + 3, int(prompted.text_mask.sum())
     assert rows["k_proj"] == rows["v_proj"] == clean + sum(text + step for step in range(4))
     assert rows["q_proj"] == rows["o_proj"] == rows["mlp"] == clean + 4

@@ -202,7 +202,7 @@ def t_interval(estimate: Any, error: Any, freedom: int, level: float = 0.95) -> 
     from scipy import stats
 
     _check_level(level)
-    half = stats.t.ppf((1 + level) / 2, max(1, freedom)) * np.asarray(error, dtype=np.float64)
+    half = stats.t.ppf((1 + level) / 2, freedom) * np.asarray(error, dtype=np.float64)
     estimate = np.asarray(estimate, dtype=np.float64)
     return Interval(_plain(estimate), _plain(error), _plain(estimate - half), _plain(estimate + half), np.empty(0))
 
@@ -231,14 +231,10 @@ def jackknife(statistic: Statistic, blocks: Any, level: float = 0.95) -> Interva
 
 def jackknife_interval(estimate: Any, left_out: Any, level: float = 0.95) -> Interval:
     """Return the jackknife interval of an estimate ``(…)`` from its values without each group ``(G, …)``."""
-    from scipy import stats
-
-    _check_level(level)
     estimate, left_out = np.asarray(estimate, dtype=np.float64), np.asarray(left_out, dtype=np.float64)
     groups = len(left_out)
     error = np.sqrt((groups - 1) / groups * ((left_out - left_out.mean(axis=0)) ** 2).sum(axis=0))
-    half = stats.t.ppf((1 + level) / 2, groups - 1) * error
-    return Interval(_plain(estimate), _plain(error), _plain(estimate - half), _plain(estimate + half), left_out)
+    return t_interval(estimate, error, groups - 1, level)._replace(replicates=left_out)
 
 
 def groups_kept(groups: int) -> np.ndarray:
@@ -295,13 +291,9 @@ def variance_parts(left_out: Any, groups: int) -> VarianceParts:
 
 def pair_jackknife_interval(estimate: Any, left_out: Any, groups: int, level: float = 0.95) -> Interval:
     """Return ``estimate ± t(G - 1) · error`` with the error of both parts of :func:`variance_parts`."""
-    from scipy import stats
-
-    _check_level(level)
     estimate, left_out = np.asarray(estimate, dtype=np.float64), np.asarray(left_out, dtype=np.float64)
     error = np.sqrt(variance_parts(left_out, groups).variance)
-    half = stats.t.ppf((1 + level) / 2, groups - 1) * error
-    return Interval(_plain(estimate), _plain(error), _plain(estimate - half), _plain(estimate + half), left_out)
+    return t_interval(estimate, error, groups - 1, level)._replace(replicates=left_out)
 
 
 def squared_length_interval(

@@ -13,10 +13,10 @@ import numpy as np
 from vlsae.probes.base import Measured
 from vlsae.probes.fold_noise import noise_of
 from vlsae.probes.nested import Nested
-from vlsae.probes.scores import auroc_parts, resampled_means
+from vlsae.probes.scores import auroc_parts, grouped_explained, resampled_means
 from vlsae.probes.targets import Target
 from vlsae.result import HeatMap, Measure, Plot, Series, Table
-from vlsae.statistics import Interval, explained_interval, interval_of, share_interval, t_interval
+from vlsae.statistics import Interval, interval_of, share_interval, t_interval
 
 DIRECTIONS = "directions"
 
@@ -194,12 +194,10 @@ def _columns(one: Finding) -> np.ndarray:
 
 def _score(one: Target, columns: np.ndarray, groups: np.ndarray, drawn: np.ndarray, noise: float) -> Interval:
     """Return accuracy, or R², with its interval, of what rows bring into it and its resampled means ``(B, …)``."""
-    numbers = np.unique(groups, return_inverse=True)[1]
     if one.kind == "number":
-        left, whole = (np.bincount(numbers, column) for column in columns.T)
-        return explained_interval(left, whole, shared=noise)
+        return grouped_explained(columns, groups, shared=noise)
     found = interval_of(columns[:, 0].mean(), drawn[:, 0])
-    return share_interval(found, numbers.max() + 1, len(groups), shared=noise)
+    return share_interval(found, len(np.unique(groups)), len(groups), shared=noise)
 
 
 def _selectivity(one: Finding, control: tuple[Nested, np.ndarray], drawn: np.ndarray, noise: float) -> Interval:
@@ -212,15 +210,10 @@ def _selectivity(one: Finding, control: tuple[Nested, np.ndarray], drawn: np.nda
         spread = np.nanvar(drawn, axis=0, ddof=1)
         error = np.sqrt(np.nanvar(drawn[:, 0] - drawn[:, 1], ddof=1) + noise * spread[0] + spread[1])
         value = (one.parts - _hits(*control)).mean()
-        return t_interval(value, error, len(np.unique(one.groups)) - 1)
-    numbers = np.unique(one.groups, return_inverse=True)[1]
-    own, other = (
-        explained_interval(np.bincount(numbers, left), np.bincount(numbers, whole), shared=share)
-        for left, whole, share in (
-            (_errors(one.fit, one.y), one.alone, noise),
-            (_errors(*control), _alone(control[1], one.folds), 1.0),
-        )
-    )
+        return t_interval(value, error, max(1, len(np.unique(one.groups)) - 1))
+    own = grouped_explained(_of_score(one), one.groups, shared=noise)
+    theirs = np.stack([_errors(*control), _alone(control[1], one.folds)], axis=1)
+    other = grouped_explained(theirs, one.groups, shared=1.0)
     value = own.estimate - other.estimate
     low = value - np.hypot(own.estimate - own.low, other.high - other.estimate)
     high = value + np.hypot(own.high - own.estimate, other.estimate - other.low)

@@ -14,11 +14,10 @@ from vlsae.errors import UserError
 from vlsae.probes.base import Probe, Representations, SiteRows
 from vlsae.probes.folds import grouped_folds
 from vlsae.probes.rules import Rule, best_rule
-from vlsae.probes.scores import auroc_parts, grouped_shares
+from vlsae.probes.scores import auroc_parts, grouped_explained, grouped_shares
 from vlsae.probes.targets import Target, Targets
 from vlsae.progress import progress
 from vlsae.result import Measure, Plot, Result, Series, Table
-from vlsae.statistics import explained_interval
 
 #: Characters of a text in a table of inputs.
 TEXT = 160
@@ -148,10 +147,8 @@ class Neuron(Probe):
         rule = best_rule(activity, np.stack(columns, axis=1), names, grouped_folds(groups, self.folds, seed), seed)
         if not np.isfinite(rule.explained):
             return rule, float("nan"), float("nan")
-        numbers = np.unique(groups, return_inverse=True)[1]
-        left, whole = (np.bincount(numbers, part) for part in rule.parts.T)
         # How much of what the folds' trees tell is noise is not known.
-        found = explained_interval(left, whole, shared=1.0)
+        found = grouped_explained(rule.parts, groups, shared=1.0)
         return rule, float(found.low), float(found.high)
 
 

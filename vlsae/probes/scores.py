@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlsae.statistics import Interval, interval_of, multinomial_weights, placements, share_interval
+from vlsae.statistics import Interval, explained_interval, interval_of, multinomial_weights, placements, share_interval
 
 
 def resampled_means(
@@ -29,6 +29,16 @@ def resampled_means(
     with np.errstate(divide="ignore", invalid="ignore"):
         means = drawn[:, :t] / rows
     return means[0], means[1:]
+
+
+def grouped_explained(parts: np.ndarray, groups: np.ndarray, *, shared: float) -> Interval:
+    """Return R² with its interval over whole groups ``(n,)``: :func:`vlsae.statistics.explained_interval`.
+
+    ``parts (n, 2)``: each row's squared error and its squared distance from the mean.
+    """
+    numbers = np.unique(groups, return_inverse=True)[1]
+    left, whole = (np.bincount(numbers, column) for column in parts.T)
+    return explained_interval(left, whole, shared=shared)
 
 
 def grouped_means(columns: np.ndarray, groups: np.ndarray, *, resamples: int, seed: int) -> Interval:
